@@ -1,0 +1,3 @@
+"""Low-dose CT from DICOM to DICOM."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,63 @@
+"""Where a preset's files live: the one place that knows the folder names used in dvc.yaml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of one preset, relative to the project root (the working directory of `dvc repro`)."""
+
+    preset: str
+
+    def config(self, name: str) -> Path:
+        """Settings of a stage or model, e.g. `configs/demo/redcnn.yaml`."""
+        return Path("configs") / self.preset / f"{name}.yaml"
+
+    @property
+    def simulated(self) -> Path:
+        """Phantom studies: `<patient>/{normal_dose,low_dose}/*.dcm`, labels, truth, factors."""
+        return Path("data") / self.preset / "simulated"
+
+    @property
+    def incoming(self) -> Path:
+        """Low-dose DICOM of patients that no model has seen: what `predict` cleans."""
+        return Path("data") / self.preset / "incoming"
+
+    @property
+    def manifest(self) -> Path:
+        """Manifest of the phantom studies (`cases.csv`, `splits/holdout.csv`)."""
+        return Path("data_manifests") / f"phantom_{self.preset}"
+
+    @property
+    def cases(self) -> Path:
+        """Ingested cases: `index.csv`, `fingerprint.json`, `<case_id>/*.nii`, `qc/<case_id>.png`."""
+        return Path("data") / self.preset / "cases"
+
+    def model(self, name: str) -> Path:
+        """What training wrote: `bundle.safetensors`, `last.safetensors`, `curves.csv`, `run.json`."""
+        return Path("models") / self.preset / name
+
+    def bundle(self, name: str) -> Path:
+        """The best weights of a model."""
+        return self.model(name) / "bundle.safetensors"
+
+    def metrics(self, name: str) -> Path:
+        """Scores of an evaluation."""
+        return Path("metrics") / self.preset / f"{name}.json"
+
+    def evaluation(self, name: str) -> Path:
+        """Tables (CSV) and pictures (PNG) of an evaluation."""
+        return Path("evaluation") / self.preset / name
+
+    @property
+    def predictions(self) -> Path:
+        """DICOM folder that `predict` wrote."""
+        return Path("predictions") / self.preset
+
+    @property
+    def report(self) -> Path:
+        """The report page."""
+        return Path("reports") / self.preset / "report.html"
