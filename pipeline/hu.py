@@ -92,4 +92,4 @@ WATER_CENTRED: Final = HUScale(zero_hu=0.0, unit_hu=1000.0)
 """Water is 0 and air -1: in bfloat16 the steps are at most 0.24 HU over 0 to 100 HU."""
 
 RED_CNN_PAPER: Final = HUScale(zero_hu=-1024.0, unit_hu=4096.0)
-"""[-1024, 3072] HU to [0, 1], the published RED-CNN scale (Chen et al. 2017, doi:10.1109/TMI.2017.2715284)."""
+"""[-1024, 3072] HU to [0, 1], as published (Chen et al. 2017, doi:10.1109/TMI.2017.2715284)."""

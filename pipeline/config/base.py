@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import types
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -72,6 +71,6 @@ def _known_keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _nested_settings(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+    if isinstance(annotation, type):
         return [annotation] if issubclass(annotation, BaseModel) else []
     return [inner for part in typing.get_args(annotation) for inner in _nested_settings(part)]

@@ -1,0 +1,5 @@
+"""`python -m pipeline` is `ldct`; dvc.yaml calls it, so that an experiment runs its own snapshot of the code."""
+
+from pipeline.cli import main
+
+main()

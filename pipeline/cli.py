@@ -1,0 +1,223 @@
+"""The command line, `ldct`: one command per stage, one line per error, exit codes that scripts can trust.
+
+Commands import their stage when they run, so that `ldct --help` stays instant.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Final, NoReturn
+
+import typer
+
+from pipeline import __version__
+from pipeline.errors import PipelineError
+
+INTERRUPTED: Final = 128 + signal.SIGINT
+"""Exit code after Ctrl-C, as shells expect."""
+
+NOT_MODELS: Final = frozenset({"simulate", "ingest", "evaluate", "predict", "report"})
+"""Settings files of a preset that belong to a stage; every other one is a model's."""
+
+app = typer.Typer(
+    name="ldct",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run `ldct` and exit: 0 done, 1 failed, 2 wrong usage or settings, 3 partly done, 130 interrupted.
+
+    `LDCT_DEBUG=1` shows the traceback of an error and the warnings of the libraries.
+    """
+    debug = os.environ.get("LDCT_DEBUG", "0") != "0"
+    if not debug:
+        _silence_library_warnings()
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        app(args=arguments, prog_name="ldct")
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001 - the outermost handler: every error leaves as one line
+        if debug:
+            traceback.print_exc()
+        typer.secho(f"ldct: {_one_line(error)}", fg=typer.colors.RED, err=True)
+        sys.exit(error.exit_code if isinstance(error, PipelineError) else 1)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ldct {__version__}")
+        raise typer.Exit
+
+
+Preset = Annotated[
+    str | None,
+    typer.Option(help="Folder under configs/ with the settings; without it the one in configs/preset.yaml."),
+]
+
+
+@app.callback()
+def _ldct(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Low-dose CT from DICOM to DICOM: make pairs, train, measure, clean and segment whole folders.
+
+    `dvc repro` runs the stages below in this order, and only those whose code, data or settings changed.
+    Research software: not for diagnosis.
+    """
+
+
+@app.command(rich_help_panel="Stages")
+def simulate(preset: Preset = None) -> None:
+    """Make phantom patients: DICOM at normal and low dose, with organ labels and the noise-free truth.
+
+    Example: ldct simulate --preset smoke
+    """
+    from pipeline.stages import simulate as stage
+
+    stage.run(_choose(preset))
+
+
+@app.command(rich_help_panel="Stages")
+def ingest(preset: Preset = None) -> None:
+    """Read the pairs that a manifest lists, check them, and store them in HU with a picture per case.
+
+    Example: ldct ingest --preset smoke
+    """
+    from pipeline.stages import ingest as stage
+
+    stage.run(_choose(preset))
+
+
+@app.command(rich_help_panel="Stages")
+def train(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to train: redcnn, unet, vae or gan.")],
+    preset: Preset = None,
+) -> None:
+    """Train one model; a killed run continues where it stopped.
+
+    Example: ldct train redcnn, or with another learning rate and a record of it:
+    dvc exp run -S configs/demo/redcnn.yaml:learning_rate=1e-4
+    """
+    chosen = _choose(preset)
+    _check_name(name, _models(chosen))
+    from pipeline.stages import train as stage
+
+    stage.run(name, chosen)
+
+
+@app.command(rich_help_panel="Stages")
+def evaluate(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="redcnn, unet, vae, gan, or task: Dice on restored images.")
+    ],
+    preset: Preset = None,
+) -> None:
+    """Score one model on test patients, under named metric conventions.
+
+    Example: ldct evaluate redcnn
+    """
+    chosen = _choose(preset)
+    _check_name(name, [*_models(chosen), "task"])
+    from pipeline.stages import evaluate as stage
+
+    stage.run(name, chosen)
+
+
+@app.command(rich_help_panel="Stages")
+def predict(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="Folder with DICOM series, searched to any depth.")
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Folder for the derived series and the journal.")
+    ],
+    denoiser: Annotated[
+        Path | None, typer.Option(help="Denoiser weights; without it the registry's champion.")
+    ] = None,
+    segmenter: Annotated[
+        Path | None, typer.Option(help="Segmenter weights: adds a DICOM SEG to each series.")
+    ] = None,
+    settings: Annotated[
+        Path | None, typer.Option(help="YAML as configs/demo/predict.yaml; without it its defaults.")
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Share of the correction to apply; 1 is all of it.")
+    ] = None,
+) -> None:
+    """Denoise and segment a folder of DICOM series; nothing is lost, nothing is guessed.
+
+    Ends with 0 when every CT series was done and 3 when some were refused, with one line each saying why.
+
+    Example: ldct predict /archive/study /archive/cleaned --strength 0.7
+    """
+    from pipeline.stages import predict as stage
+
+    raise typer.Exit(
+        stage.run(
+            source, target, denoiser=denoiser, segmenter=segmenter, settings=settings, strength=strength
+        )
+    )
+
+
+@app.command(rich_help_panel="Stages")
+def report(preset: Preset = None) -> None:
+    """Write one HTML page with what ran, the scores and the pictures; it needs no network.
+
+    Example: ldct report, then open reports/demo/report.html
+    """
+    from pipeline.stages import report as stage
+
+    stage.run(_choose(preset))
+
+
+def _choose(preset: str | None) -> str:
+    from pipeline.config.preset import choose_preset
+
+    return choose_preset(preset)
+
+
+def _models(preset: str) -> list[str]:
+    from pipeline.config.preset import CONFIGS
+
+    return sorted(path.stem for path in (CONFIGS / preset).glob("*.yaml") if path.stem not in NOT_MODELS)
+
+
+def _check_name(name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(known)}", param_hint="NAME")
+
+
+def _silence_library_warnings() -> None:
+    """Also in worker processes: what a user can act on, this program says itself."""
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    warnings.simplefilter("ignore")
+
+
+def _stop(signal_number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
+    """Leave through `finally` blocks, so that files are closed and the MLflow run does not stay RUNNING."""
+    sys.exit(128 + signal_number)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, PipelineError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"unexpected {what} ({Path(frame.filename).name}:{frame.lineno}); LDCT_DEBUG=1 shows the traceback"

@@ -1,0 +1,31 @@
+"""Which preset runs: the one named on the command line, else the one line of `configs/preset.yaml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.config.base import Settings, load_settings
+from pipeline.errors import ConfigError
+
+CONFIGS = Path("configs")
+
+
+class ActivePreset(Settings):
+    """`configs/preset.yaml`: the line that chooses the preset of `dvc repro`."""
+
+    preset: str
+
+
+def choose_preset(named: str | None = None) -> str:
+    """The preset called `named`, or the active one of this project.
+
+    Raises:
+        ConfigError: the working directory is no project root, or there is no such preset.
+    """
+    if not CONFIGS.is_dir():
+        raise ConfigError(f"{Path.cwd()}: no configs/ folder here; run this in the root of the project")
+    preset = named or load_settings(CONFIGS / "preset.yaml", ActivePreset).preset
+    known = sorted(folder.name for folder in CONFIGS.iterdir() if folder.is_dir())
+    if preset not in known:
+        raise ConfigError(f"{preset}: no such preset; configs/ has {', '.join(known) or 'none'}")
+    return preset

@@ -1,0 +1,191 @@
+"""What lies in an output folder: the marker, a `series.json` per finished series, and the views made from them.
+
+`series.json` is the truth; it appears together with its series, by one rename. `journal.jsonl` and `summary.json`
+are views: delete them and the next run writes them again. Nothing here names a patient, a file or a UID.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline.errors import DataError
+
+SCHEMA: Final = 1
+MARKER: Final = ".ldct.json"
+STAGING: Final = ".staging"
+RECORD: Final = "series.json"
+JOURNAL: Final = "journal.jsonl"
+SUMMARY: Final = "summary.json"
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Marker:
+    """Says that a folder is ours.
+
+    Attributes:
+        started: start of the first run; the clock of every date that later runs write, so that they repeat its bytes.
+        key_id: which secret the pseudonyms were made with.
+    """
+
+    started: datetime
+    key_id: str
+
+    def to_json(self) -> Json:
+        """The marker file's content, and the head of the journal."""
+        return {"ldct_predict": SCHEMA, "started": self.started.isoformat(), "key_id": self.key_id}
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file of a finished series: its path inside the series folder and its size."""
+
+    path: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesRecord:
+    """Content of `series.json`.
+
+    Attributes:
+        patient: pseudonym, name of the outer folder.
+        series: pseudonym, name of the series folder.
+        verdict: `done`, or `slicewise` for a series that is no regular grid.
+        reason_codes: why it is not simply `done`.
+        input_key: digest of the source files (SOPInstanceUID, size, modification time).
+        recipe: everything that decides the result: model hashes, strength, precision, versions.
+        clock: date and time that the written files carry.
+        shape: slices, rows, columns.
+        noise_sd_hu: noise before and after, where it could be measured.
+        volumes_ml: volume of each segment.
+        timings_s: seconds per step.
+        outputs: every other file of the folder.
+    """
+
+    patient: str
+    series: str
+    verdict: str
+    reason_codes: tuple[str, ...]
+    input_key: str
+    recipe: Mapping[str, Any]
+    clock: str
+    shape: tuple[int, int, int]
+    noise_sd_hu: Mapping[str, float | None]
+    volumes_ml: Mapping[str, float]
+    timings_s: Mapping[str, float]
+    outputs: tuple[Output, ...]
+
+    def intact(self, folder: Path) -> bool:
+        """Whether every output is still there, with its size."""
+        return all(
+            (folder / output.path).is_file() and (folder / output.path).stat().st_size == output.bytes
+            for output in self.outputs
+        )
+
+    def journal_line(self, folder: Path) -> Json:
+        """The record in short, as the journal shows it."""
+        line = asdict(self)
+        outputs = line.pop("outputs")
+        line["files"] = len(outputs)
+        if not self.intact(folder):
+            line["verdict"], line["reason_codes"] = "failed", ["OUTPUT_MISSING"]
+        return line
+
+
+def open_target(target: Path, *, now: datetime, key_id: str) -> Marker:
+    """Make `target` ours, or read the marker of an earlier run.
+
+    Raises:
+        DataError: the folder holds something else, or was written under another pseudonym secret.
+    """
+    path = target / MARKER
+    if not path.exists():
+        if target.is_dir() and any(target.iterdir()):
+            raise DataError(f"{target}: not empty and not written by ldct predict; name a new or empty folder")
+        target.mkdir(parents=True, exist_ok=True)
+        write_json(path, Marker(now, key_id).to_json())
+    marker = _read_marker(path)
+    if marker.key_id != key_id:
+        raise DataError(
+            f"{target}: its pseudonyms were made with another secret ({marker.key_id}, this project has {key_id}); "
+            "run from the project that wrote it, or name a new folder"
+        )
+    return marker
+
+
+def read_record(folder: Path) -> SeriesRecord | None:
+    """The record of a finished series folder; None where there is none that can be trusted."""
+    try:
+        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        content["outputs"] = tuple(Output(**output) for output in content["outputs"])
+        content["shape"] = tuple(content["shape"])
+        content["reason_codes"] = tuple(content["reason_codes"])
+        return SeriesRecord(**content)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def finished(target: Path) -> Iterator[tuple[Path, SeriesRecord]]:
+    """Finished series folders and their records, in the order of their names."""
+    for path in sorted(target.glob(f"[!.]*/[!.]*/{RECORD}")):
+        record = read_record(path.parent)
+        if record is not None:
+            yield path.parent, record
+
+
+def rebuild_views(target: Path, marker: Marker, unfinished: Sequence[Json]) -> None:
+    """Write `journal.jsonl` and `summary.json` from the finished series and what the last run left unfinished."""
+    lines = [record.journal_line(folder) for folder, record in finished(target)]
+    lines.extend(unfinished)
+    head = marker.to_json()
+    write_text(target / JOURNAL, "".join(json.dumps(line, sort_keys=True) + "\n" for line in [head, *lines]))
+    summary = {
+        **head,
+        "verdicts": dict(sorted(Counter(line["verdict"] for line in lines).items())),
+        "reason_codes": dict(sorted(Counter(code for line in lines for code in line["reason_codes"]).items())),
+        "slices": sum(line["shape"][0] for line in lines if "shape" in line),
+    }
+    write_json(target / SUMMARY, summary)
+
+
+def write_json(path: Path, content: Json) -> None:
+    """Write readable JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(part).chmod(0o644)
+        os.replace(part, path)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
+
+
+def _read_marker(path: Path) -> Marker:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["ldct_predict"] != SCHEMA:
+            raise DataError(
+                f"{path.parent}: written by another version of ldct predict (schema {content['ldct_predict']}, "
+                f"this one writes {SCHEMA}); name a new folder"
+            )
+        return Marker(datetime.fromisoformat(content["started"]), str(content["key_id"]))
+    except (ValueError, KeyError, TypeError) as damaged:
+        raise DataError(f"{path}: damaged ({damaged}); name a new folder") from None

@@ -1,0 +1,68 @@
+"""Pseudonyms: keyed digests, so that names outside the DICOM files lead back to nobody without the local secret."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.errors import DataError
+
+_SECRET_BYTES = 32
+_SHORT = 12
+
+
+@dataclass(frozen=True)
+class Pseudonyms:
+    """HMAC-SHA256 under one secret. Plain hashes of patient IDs or UIDs would be found by trying them all."""
+
+    secret: bytes = field(repr=False)
+
+    def digest(self, *parts: str) -> str:
+        """64 hexadecimal digits that stand for `parts`."""
+        message = "\0".join(parts).encode()
+        return hmac.new(self.secret, message, hashlib.sha256).hexdigest()
+
+    def name(self, kind: str, *parts: str) -> str:
+        """A folder name such as `patient-1f0c5a77e0b2`."""
+        return f"{kind}-{self.digest(kind, *parts)[:_SHORT]}"
+
+    @property
+    def key_id(self) -> str:
+        """Tells one secret from another without giving it away."""
+        return self.digest("key id")[:_SHORT]
+
+
+def load_secret(path: Path) -> bytes:
+    """The secret at `path`, made on first use: mode 0600, and whole even when two processes start at once.
+
+    Raises:
+        DataError: the file is there but too short to be a secret.
+    """
+    if not path.exists():
+        _create_secret(path)
+    secret = path.read_bytes()
+    if len(secret) < _SECRET_BYTES:
+        raise DataError(
+            f"{path}: {len(secret)} bytes are no pseudonym secret; restore it, or remove it and predict into a new folder"
+        )
+    return secret
+
+
+def _create_secret(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=".secret.")  # mkstemp: mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(secrets.token_bytes(_SECRET_BYTES))
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.link(part, path)  # unlike a rename, never replaces the secret of another process
+    except FileExistsError:
+        pass
+    finally:
+        Path(part).unlink()

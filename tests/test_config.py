@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.base import Settings, load_settings
+from pipeline.errors import ConfigError
+
+
+class Optim(Settings):
+    lr: float
+    steps: int = 10
+
+
+class Example(Settings):
+    name: str
+    optim: Optim
+
+
+def read(folder: Path, text: str) -> Example:
+    path = folder / "unet.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_settings(path, Example)
+
+
+def test_scientific_notation_without_a_dot_is_a_number(tmp_path: Path) -> None:
+    assert read(tmp_path, "name: off\noptim: {lr: 1e-4}\n") == Example(name="off", optim=Optim(lr=1e-4))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            "name: a\noptim: {lrr: 1}\n",
+            r"unet.yaml: optim.lr: required key is missing; optim.lrr: unknown key, did you mean optim.lr\?",
+        ),
+        ("name: a\noptim: {lr: fast}\n", "unet.yaml: optim.lr: .* got 'fast'"),
+        ("name: [\n", "unet.yaml: not valid YAML"),
+        ("- 1\n", "unet.yaml: expected `key: value` lines, got list"),
+        ("", "unet.yaml: expected `key: value` lines, got NoneType"),
+        ("!!python/object/apply:os.system ['true']\n", "unet.yaml: not valid YAML"),
+    ],
+)
+def test_bad_settings_are_named_in_one_line(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint) as refusal:
+        read(tmp_path, text)
+    assert "\n" not in str(refusal.value)
+    assert refusal.value.exit_code == 2
+
+
+def test_missing_file_says_where_presets_live(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no such settings file; presets live in configs/<preset>/"):
+        load_settings(tmp_path / "absent.yaml", Example)

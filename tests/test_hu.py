@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.hu import ABDOMEN, HEAD, LUNG, RED_CNN_PAPER, WATER_CENTRED, HUScale, HUWindow
+
+
+def test_windows_are_the_ones_a_radiologist_names() -> None:
+    assert (ABDOMEN.low, ABDOMEN.high) == (-160, 240)
+    assert (LUNG.low, LUNG.high) == (-1350, 150)
+    assert (HEAD.low, HEAD.high) == (0, 80)
+
+
+def test_window_to_unit_clips_and_returns() -> None:
+    hu = np.array([-1000, -160, 40, 240, 3000], dtype=np.float32)
+    np.testing.assert_array_equal(ABDOMEN.to_unit(hu), np.array([0, 0, 0.5, 1, 1], dtype=np.float32))
+    np.testing.assert_array_equal(ABDOMEN.from_unit(ABDOMEN.to_unit(hu)), ABDOMEN.clip(hu))
+
+
+def test_water_is_zero_and_air_minus_one_on_the_network_scale() -> None:
+    np.testing.assert_array_equal(
+        WATER_CENTRED.to_network(np.array([0, -1000], dtype=np.float32)), [0.0, -1.0]
+    )
+
+
+def test_paper_scale_spans_zero_to_one() -> None:
+    np.testing.assert_array_equal(
+        RED_CNN_PAPER.to_network(np.array([-1024, 3072], dtype=np.float32)), [0.0, 1.0]
+    )
+
+
+@given(st.integers(min_value=-32768, max_value=32767))
+def test_every_int16_hu_survives_the_network_scale(hu: int) -> None:
+    stored = np.array([hu], dtype=np.float32)
+    for scale in (WATER_CENTRED, RED_CNN_PAPER):
+        assert np.rint(scale.to_hu(scale.to_network(stored)))[0] == hu
+
+
+@pytest.mark.parametrize("wrong", [lambda: HUWindow(low=240, high=-160), lambda: HUScale(0, 0)])
+def test_impossible_windows_and_scales_are_refused(wrong) -> None:
+    with pytest.raises(ValueError, match=r"low < high|positive"):
+        wrong()
