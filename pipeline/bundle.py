@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.errors import BundleError
+from pipeline.errors import BundleError, ConfigError
 from pipeline.hu import HUScale, HUWindow
 from pipeline.models import MODELS, build_model
 
@@ -115,7 +115,7 @@ class Bundle:
         try:
             model = build_model(self.architecture, **self.arguments)
             model.load_state_dict(dict(self.tensors))
-        except (RuntimeError, TypeError, ValueError, KeyError) as mismatch:
+        except (RuntimeError, ConfigError) as mismatch:
             reason = " ".join(str(mismatch).split())
             raise BundleError(f"bundle {self.name}: does not fit {self.architecture}: {reason}") from None
         return model.eval()

@@ -87,9 +87,10 @@ def simulate(preset: Preset = None) -> None:
 
     Example: ldct simulate --preset smoke
     """
+    chosen = _choose(preset)
     from pipeline.stages import simulate as stage
 
-    stage.run(_choose(preset))
+    stage.run(chosen)
 
 
 @app.command(rich_help_panel="Stages")
@@ -98,9 +99,10 @@ def ingest(preset: Preset = None) -> None:
 
     Example: ldct ingest --preset smoke
     """
+    chosen = _choose(preset)
     from pipeline.stages import ingest as stage
 
-    stage.run(_choose(preset))
+    stage.run(chosen)
 
 
 @app.command(rich_help_panel="Stages")
@@ -180,9 +182,10 @@ def report(preset: Preset = None) -> None:
 
     Example: ldct report, then open reports/demo/report.html
     """
+    chosen = _choose(preset)
     from pipeline.stages import report as stage
 
-    stage.run(_choose(preset))
+    stage.run(chosen)
 
 
 def _choose(preset: str | None) -> str:

@@ -10,7 +10,7 @@ from pipeline.config.base import Settings
 
 
 class PredictSettings(Settings):
-    """How a folder of series is processed; the defaults are what `ldct predict` does without a settings file."""
+    """How a folder of series is processed; the defaults hold where there is no settings file."""
 
     strength: float = Field(default=1.0, ge=0.0, le=1.0)
     """Share of the denoiser's correction that is applied: 0 leaves every pixel as it was, 1 applies all."""

@@ -11,25 +11,55 @@ from pathlib import Path
 from typing import Any, Final
 
 import pydicom
-from pydicom.pixels import get_decoder
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    LegacyConvertedEnhancedCTImageStorage,
+)
 
 from pipeline.dicom.geometry import Vector, are_orthonormal
 from pipeline.dicom.quiet import quiet_pydicom
 from pipeline.dicom.verdicts import Code, Finding, file_finding
 
-CT_CLASSES: Final = frozenset(
-    {CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage}
-)
+CT_CLASSES: Final = frozenset({CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage})
 _DIRECTORY_CLASS: Final = "1.2.840.10008.1.3.10"
-_IMPLICIT_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2"
-_KEYWORDS: Final = (
-    "SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID "
-    "FrameOfReferenceUID Modality Manufacturer BodyPartExamined SliceThickness KVP ConvolutionKernel "
-    "AcquisitionNumber ImagePositionPatient ImageOrientationPatient PixelSpacing Rows Columns "
-    "SamplesPerPixel PhotometricInterpretation NumberOfFrames BitsAllocated BitsStored HighBit "
-    "PixelRepresentation RescaleSlope RescaleIntercept RescaleType"
-).split()
+_KEYWORDS: Final = [
+    "SpecificCharacterSet",
+    "ImageType",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "Modality",
+    "Manufacturer",
+    "BodyPartExamined",
+    "SliceThickness",
+    "KVP",
+    "ConvolutionKernel",
+    "AcquisitionNumber",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "NumberOfFrames",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "RescaleType",
+]
+_DICOM_SUFFIXES: Final = (".dcm", ".dicom", ".ima")
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9 ._+/-]+")
 
 
@@ -93,6 +123,9 @@ def _looks_like_dicom(path: Path) -> bool:
 def _no_dicom(path: Path) -> Finding:
     if path.stat().st_size == 0:
         return file_finding(Code.UNREADABLE, f"{path.name}: 0 bytes; copy the file again", path)
+    if path.suffix.lower() in _DICOM_SUFFIXES:
+        message = f"{path.name}: named like DICOM, but its first bytes are not; copy the file again"
+        return file_finding(Code.UNREADABLE, message, path)
     return file_finding(Code.NOT_DICOM, f"{path.name}: not a DICOM file", path)
 
 
@@ -104,6 +137,9 @@ def _parse(path: Path, dataset: pydicom.Dataset) -> SliceHeader | Finding | None
     if sop_class == _DIRECTORY_CLASS or path.name.upper() == "DICOMDIR":
         return None
     if rows is None or columns is None or rows < 1 or columns < 1:
+        if sop_class in CT_CLASSES:
+            message = f"{path.name}: a CT image without a matrix; copy the file again"
+            return file_finding(Code.UNREADABLE, message, path)
         return file_finding(
             Code.NOT_AN_IMAGE, f"{path.name}: a DICOM object without an image (modality {modality})", path
         )
@@ -118,7 +154,7 @@ def _parse(path: Path, dataset: pydicom.Dataset) -> SliceHeader | Finding | None
         study_uid=_text(dataset, "StudyInstanceUID"),
         series_uid=_text(dataset, "SeriesInstanceUID"),
         frame_of_reference_uid=_text(dataset, "FrameOfReferenceUID"),
-        transfer_syntax_uid=_text(meta, "TransferSyntaxUID") or _IMPLICIT_LITTLE_ENDIAN,
+        transfer_syntax_uid=transfer_syntax(dataset),
         modality=modality,
         image_type=tuple(str(part).strip().upper() for part in _values(dataset, "ImageType")),
         rows=rows,
@@ -141,6 +177,17 @@ def _parse(path: Path, dataset: pydicom.Dataset) -> SliceHeader | Finding | None
         manufacturer=clean(_text(dataset, "Manufacturer")),
         body_part=clean(_text(dataset, "BodyPartExamined")),
     )
+
+
+def transfer_syntax(dataset: pydicom.Dataset) -> UID:
+    """The transfer syntax of a file just read; without one, the encoding that pydicom found."""
+    declared = _text(getattr(dataset, "file_meta", pydicom.Dataset()), "TransferSyntaxUID")
+    if declared:
+        return UID(declared)
+    is_implicit, is_little_endian = dataset.original_encoding
+    if is_implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if is_little_endian else ExplicitVRBigEndian
 
 
 def _plane(orientation: Sequence[float] | None) -> tuple[Vector | None, Vector | None]:
@@ -194,6 +241,6 @@ def _integer(dataset: pydicom.Dataset, keyword: str) -> int | None:
 def can_decode(transfer_syntax_uid: str) -> bool:
     """Whether an installed decoder handles the transfer syntax."""
     try:
-        return bool(get_decoder(pydicom.uid.UID(transfer_syntax_uid)).is_available)
+        return bool(get_decoder(UID(transfer_syntax_uid)).is_available)
     except NotImplementedError:
         return False

@@ -1,0 +1,1 @@
+"""Trained networks applied to folders of DICOM series."""

@@ -1,7 +1,8 @@
-"""What lies in an output folder: the marker, a `series.json` per finished series, and the views made from them.
+"""What lies in an output folder: a marker, a `series.json` per finished series, and views made from them.
 
-`series.json` is the truth; it appears together with its series, by one rename. `journal.jsonl` and `summary.json`
-are views: delete them and the next run writes them again. Nothing here names a patient, a file or a UID.
+`series.json` is the truth; it appears together with its series, by one rename. `journal.jsonl` and
+`summary.json` are views: delete them and the next run writes them again. Nothing here names a patient, a
+source file or a UID.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Marker:
     """Says that a folder is ours.
 
     Attributes:
-        started: start of the first run; the clock of every date that later runs write, so that they repeat its bytes.
+        started: start of the first run, and the date and time in all files: a later run repeats its bytes.
         key_id: which secret the pseudonyms were made with.
     """
 
@@ -58,7 +59,7 @@ class SeriesRecord:
     """Content of `series.json`.
 
     Attributes:
-        patient: pseudonym, name of the outer folder.
+        study: pseudonym, name of the outer folder.
         series: pseudonym, name of the series folder.
         verdict: `done`, or `slicewise` for a series that is no regular grid.
         reason_codes: why it is not simply `done`.
@@ -72,7 +73,7 @@ class SeriesRecord:
         outputs: every other file of the folder.
     """
 
-    patient: str
+    study: str
     series: str
     verdict: str
     reason_codes: tuple[str, ...]
@@ -111,13 +112,15 @@ def open_target(target: Path, *, now: datetime, key_id: str) -> Marker:
     path = target / MARKER
     if not path.exists():
         if target.is_dir() and any(target.iterdir()):
-            raise DataError(f"{target}: not empty and not written by ldct predict; name a new or empty folder")
+            raise DataError(
+                f"{target}: not empty and not written by ldct predict; name a new or empty folder"
+            )
         target.mkdir(parents=True, exist_ok=True)
         write_json(path, Marker(now, key_id).to_json())
     marker = _read_marker(path)
     if marker.key_id != key_id:
         raise DataError(
-            f"{target}: its pseudonyms were made with another secret ({marker.key_id}, this project has {key_id}); "
+            f"{target}: its pseudonyms were made with another secret ({marker.key_id}, here it is {key_id}); "
             "run from the project that wrote it, or name a new folder"
         )
     return marker
@@ -144,7 +147,7 @@ def finished(target: Path) -> Iterator[tuple[Path, SeriesRecord]]:
 
 
 def rebuild_views(target: Path, marker: Marker, unfinished: Sequence[Json]) -> None:
-    """Write `journal.jsonl` and `summary.json` from the finished series and what the last run left unfinished."""
+    """Write `journal.jsonl` and `summary.json`: finished series, then what the last run left unfinished."""
     lines = [record.journal_line(folder) for folder, record in finished(target)]
     lines.extend(unfinished)
     head = marker.to_json()
@@ -152,7 +155,9 @@ def rebuild_views(target: Path, marker: Marker, unfinished: Sequence[Json]) -> N
     summary = {
         **head,
         "verdicts": dict(sorted(Counter(line["verdict"] for line in lines).items())),
-        "reason_codes": dict(sorted(Counter(code for line in lines for code in line["reason_codes"]).items())),
+        "reason_codes": dict(
+            sorted(Counter(code for line in lines for code in line["reason_codes"]).items())
+        ),
         "slices": sum(line["shape"][0] for line in lines if "shape" in line),
     }
     write_json(target / SUMMARY, summary)
@@ -172,7 +177,7 @@ def write_text(path: Path, text: str) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         Path(part).chmod(0o644)
-        os.replace(part, path)
+        Path(part).replace(path)
     except BaseException:
         Path(part).unlink(missing_ok=True)
         raise
@@ -183,8 +188,8 @@ def _read_marker(path: Path) -> Marker:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["ldct_predict"] != SCHEMA:
             raise DataError(
-                f"{path.parent}: written by another version of ldct predict (schema {content['ldct_predict']}, "
-                f"this one writes {SCHEMA}); name a new folder"
+                f"{path.parent}: written with schema {content['ldct_predict']}, this version of ldct predict "
+                f"writes {SCHEMA}; name a new folder"
             )
         return Marker(datetime.fromisoformat(content["started"]), str(content["key_id"]))
     except (ValueError, KeyError, TypeError) as damaged:

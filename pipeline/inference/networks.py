@@ -40,7 +40,9 @@ class Network:
     batch_slices: int
 
     @classmethod
-    def load(cls, bundle: Bundle, *, device: torch.device, precision: Precision, batch_slices: int) -> Network:
+    def load(
+        cls, bundle: Bundle, *, device: torch.device, precision: Precision, batch_slices: int
+    ) -> Network:
         """Build the model of `bundle` on `device`.
 
         Raises:
@@ -63,7 +65,7 @@ def denoise(
     Args:
         network: of a denoiser's bundle.
         hu: (S, R, C) HU; slices need not form a regular grid.
-        padding: (S, R, C), true outside the scanner's field of view: air for the network, unchanged in the result.
+        padding: (S, R, C), true outside the field of view: air for the network, unchanged in the result.
         strength: share of the network's correction that is added; at 0 the result equals `hu` bit for bit.
         on_slices: told the number of slices of each finished batch.
 
@@ -103,7 +105,7 @@ def segment(
     Args:
         network: of a segmenter's bundle.
         hu: (S, R, C) HU.
-        padding: (S, R, C), true outside the scanner's field of view: air for the network, background in the result.
+        padding: (S, R, C), true outside the field of view: air for the network, background in the result.
         spacing_mm: (row, column) spacing.
         on_slices: told the number of slices of each finished batch.
 

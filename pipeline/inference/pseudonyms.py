@@ -1,4 +1,4 @@
-"""Pseudonyms: keyed digests, so that names outside the DICOM files lead back to nobody without the local secret."""
+"""Names for studies and series that lead back to nobody without the local secret."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Pseudonyms:
         return hmac.new(self.secret, message, hashlib.sha256).hexdigest()
 
     def name(self, kind: str, *parts: str) -> str:
-        """A folder name such as `patient-1f0c5a77e0b2`."""
+        """A folder name such as `study-1f0c5a77e0b2`."""
         return f"{kind}-{self.digest(kind, *parts)[:_SHORT]}"
 
     @property
@@ -48,7 +48,8 @@ def load_secret(path: Path) -> bytes:
     secret = path.read_bytes()
     if len(secret) < _SECRET_BYTES:
         raise DataError(
-            f"{path}: {len(secret)} bytes are no pseudonym secret; restore it, or remove it and predict into a new folder"
+            f"{path}: {len(secret)} bytes are no pseudonym secret; restore the file, or remove it and "
+            "predict into a new folder"
         )
     return secret
 

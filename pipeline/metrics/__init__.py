@@ -1,0 +1,30 @@
+"""Scores of images, each under a named convention; arrays in, plain numbers out."""
+
+from pipeline.metrics.aggregation import Summary, summarise
+from pipeline.metrics.bias import BODY, TISSUE_BANDS, mean_difference_hu, noise_sd_hu, tissue_regions
+from pipeline.metrics.conventions import CONVENTIONS, Convention, convention
+from pipeline.metrics.fidelity import psnr, rmse_hu, ssim
+from pipeline.metrics.limits import clean_output_gain_db, gain_ceiling_db
+from pipeline.metrics.mmd import median_bandwidth, rbf_mmd
+from pipeline.metrics.overlap import dice
+
+__all__ = [
+    "BODY",
+    "CONVENTIONS",
+    "TISSUE_BANDS",
+    "Convention",
+    "Summary",
+    "clean_output_gain_db",
+    "convention",
+    "dice",
+    "gain_ceiling_db",
+    "mean_difference_hu",
+    "median_bandwidth",
+    "noise_sd_hu",
+    "psnr",
+    "rbf_mmd",
+    "rmse_hu",
+    "ssim",
+    "summarise",
+    "tissue_regions",
+]

@@ -56,7 +56,7 @@ def class_logits(
         (N, classes, H, W) float32 logits.
     """
     height, width = image_hu.shape[-2:]
-    image = window.to_unit(image_hu.float())
+    image = image_hu.float()
     if input_spacing_mm is not None:
         size = [
             max(1, round(n * mm / input_spacing_mm))
@@ -65,7 +65,7 @@ def class_logits(
         image = _resample(image, size)
     rows, columns = image.shape[-2:]
     multiple = math.prod(getattr(model, "strides", ()))
-    padded = pad(image, (0, -columns % multiple, 0, -rows % multiple))
+    padded = pad(window.to_unit(image), (0, -columns % multiple, 0, -rows % multiple))
     logits = _run(model, padded, bf16=bf16)[..., :rows, :columns]
     return _resample(logits, [height, width]).contiguous()
 

@@ -1,0 +1,22 @@
+"""What a family of models optimises and how it is validated; the engine does everything else."""
+
+from pipeline.objectives.adversarial import DISCRIMINATOR, Adversarial
+from pipeline.objectives.base import Batch, Networks, Objective, Score, Turn
+from pipeline.objectives.elbo import ELBO
+from pipeline.objectives.restoration import Restoration, RestorationPair
+from pipeline.objectives.segmentation import LabelledSlice, Segmentation
+
+__all__ = [
+    "DISCRIMINATOR",
+    "ELBO",
+    "Adversarial",
+    "Batch",
+    "LabelledSlice",
+    "Networks",
+    "Objective",
+    "Restoration",
+    "RestorationPair",
+    "Score",
+    "Segmentation",
+    "Turn",
+]

@@ -1,0 +1,6 @@
+"""Phantom patients and the scanner that looks at them at two doses."""
+
+from pipeline.simulate.labels import Label
+from pipeline.simulate.phantom import REGIONS, Phantom, make_phantom
+
+__all__ = ["REGIONS", "Label", "Phantom", "make_phantom"]

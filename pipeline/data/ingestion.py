@@ -1,0 +1,104 @@
+"""One case from DICOM to memory-mappable volumes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.data.cases import Case
+from pipeline.data.pairs import grid_distance_mm, grid_of, grid_tolerance_mm, read_pair
+from pipeline.data.volumes import read_affine, read_volume, write_volume
+from pipeline.dicom import CTSeries, Geometry
+from pipeline.errors import DataError
+from pipeline.manifest import ManifestCase, file_sha256
+
+_INT16: Final = np.iinfo(np.int16)
+
+
+@dataclass(frozen=True)
+class IngestedCase:
+    """A case on disk, with what only its headers know.
+
+    Attributes:
+        case: as the index will list it.
+        kernels: reconstruction kernels of the two series, where named.
+        slice_thickness_mm: nominal thickness of the normal-dose slices, where named.
+        digests: SHA-256 of each file written, by its path below the data folder.
+    """
+
+    case: Case
+    kernels: tuple[str, ...]
+    slice_thickness_mm: float | None
+    digests: dict[str, str]
+
+
+def ingest_case(listed: ManifestCase, role: str, root: Path, folder: Path) -> IngestedCase:
+    """Read a case, check it and write `<case_id>/{normal_dose,low_dose,mask,truth}.nii` below `folder`.
+
+    Args:
+        listed: the row of the manifest.
+        role: role in the chosen split.
+        root: what the manifest's paths are relative to.
+        folder: the data folder.
+
+    Raises:
+        DataError: see `read_pair`; or HU do not fit 16 bits, or mask or truth are not on the series' grid.
+    """
+    normal_dose, low_dose = read_pair(listed, root)
+    grid = grid_of(normal_dose.entry)
+    volumes: dict[str, npt.NDArray[Any]] = {
+        "normal_dose": _whole_hu("normal_dose", normal_dose),
+        "low_dose": _whole_hu("low_dose", low_dose),
+    }
+    if listed.mask is not None:
+        volumes["mask"] = _companion(root / listed.mask, grid, np.uint8)
+    if listed.truth is not None:
+        volumes["truth"] = _companion(root / listed.truth, grid, np.int16)
+    case = Case(
+        case_id=listed.case_id,
+        patient_id=listed.patient_id,
+        role=role,
+        anatomy=listed.anatomy,
+        dose_fraction=listed.dose_fraction,
+        noise=listed.noise,
+        spacing_mm=grid.spacing_mm,
+        shape=grid.shape,
+        folder=folder / listed.case_id,
+        has_mask=listed.mask is not None,
+        has_truth=listed.truth is not None,
+    )
+    case.folder.mkdir(parents=True)
+    for name, volume in volumes.items():
+        write_volume(case.folder / f"{name}.nii", volume, grid.affine_ras, volume.dtype)
+    kernels = tuple(series.entry.kernel for series in (normal_dose, low_dose) if series.entry.kernel)
+    digests = {f"{case.case_id}/{name}.nii": file_sha256(case.folder / f"{name}.nii") for name in volumes}
+    return IngestedCase(case, kernels, normal_dose.entry.slice_thickness_mm, digests)
+
+
+def _whole_hu(name: str, series: CTSeries) -> npt.NDArray[np.int16]:
+    """HU rounded to whole numbers; CT numbers beyond 16 bits are a wrong rescale, not metal."""
+    lowest, highest = float(series.hu.min()), float(series.hu.max())
+    if not (_INT16.min <= lowest and highest <= _INT16.max):
+        raise DataError(
+            f"{name} has values from {lowest:g} to {highest:g} HU, beyond 16 bits; check its rescale slope"
+        )
+    return np.rint(series.hu).astype(np.int16)
+
+
+def _companion(path: Path, grid: Geometry, dtype: type[np.generic]) -> npt.NDArray[Any]:
+    """A NIfTI volume that must lie on the grid of the series."""
+    volume = read_volume(path)
+    if volume.shape != grid.shape:
+        raise DataError(f"{path}: shape {volume.shape}, but the series has {grid.shape}; resample it")
+    apart_mm = grid_distance_mm(read_affine(path), grid.affine_ras, grid.shape)
+    if not apart_mm <= grid_tolerance_mm(grid):
+        raise DataError(f"{path}: up to {apart_mm:.2f} mm off the grid of the series; resample it")
+    with np.errstate(invalid="ignore"):
+        stored = np.asarray(volume).astype(dtype)
+    if not np.array_equal(stored, volume):
+        raise DataError(f"{path}: values are not whole numbers within {np.dtype(dtype)}; convert it")
+    return stored

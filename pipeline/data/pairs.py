@@ -1,0 +1,130 @@
+"""Two series of one case, read and proved to be a pair: the same voxels of the same patient at two doses."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.dicom import CTSeries, Geometry, SeriesEntry, Task, Verdict, discover, read_series
+from pipeline.errors import DataError
+from pipeline.manifest import ManifestCase, folder_sha256
+
+_GRID_TOLERANCE: Final = 0.1
+"""Largest distance between the same voxel of two grids, as a fraction of the smallest voxel step."""
+
+
+def read_pair(case: ManifestCase, root: Path) -> tuple[CTSeries, CTSeries]:
+    """Read the normal-dose and the low-dose series of a case.
+
+    Slices are matched by position along the normal, never by file name (the readers sort both series so).
+
+    Args:
+        case: names the folders, and their digests where they are known.
+        root: what the folders are relative to.
+
+    Raises:
+        DataError: a folder is missing or changed, holds no or several CT series, a series is damaged or not a
+            regular grid, or the two are not on one grid.
+    """
+    if case.low_dose is None:
+        raise DataError("no low_dose series; fill it in, or simulate the low dose first")
+    normal_dose = _find_series(root / case.normal_dose, case.normal_dose_sha256)
+    low_dose = _find_series(root / case.low_dose, case.low_dose_sha256)
+    check_pair(grid_of(normal_dose), grid_of(low_dose))
+    return read_series(normal_dose), read_series(low_dose)
+
+
+def grid_of(entry: SeriesEntry) -> Geometry:
+    """The grid of a series that is fit for ingest.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if entry.geometry is None:
+        raise ValueError("a series without a regular grid is not fit for ingest")
+    return entry.geometry
+
+
+def check_pair(normal_dose: Geometry, low_dose: Geometry) -> None:
+    """Check count, matrix, voxel steps, orientation and position, in this order.
+
+    Raises:
+        DataError: the first of them that differs, with both values.
+    """
+    way_out = "repair the series, or remove the case from cases.csv"
+    if normal_dose.shape[0] != low_dose.shape[0]:
+        raise DataError(
+            f"normal_dose has {normal_dose.shape[0]} slices, low_dose has {low_dose.shape[0]}; "
+            f"a pair needs equal counts: {way_out}"
+        )
+    if normal_dose.shape != low_dose.shape:
+        raise DataError(
+            f"normal_dose has slices of {_times(normal_dose.shape[1:])}, low_dose of "
+            f"{_times(low_dose.shape[1:])}; a pair needs one matrix: {way_out}"
+        )
+    if not np.allclose(normal_dose.spacing_mm, low_dose.spacing_mm, rtol=1e-3, atol=0):
+        raise DataError(
+            f"normal_dose has steps of {_mm(normal_dose.spacing_mm)} (slice, row, column), low_dose of "
+            f"{_mm(low_dose.spacing_mm)}; a pair needs equal spacing: {way_out}"
+        )
+    apart_mm = grid_distance_mm(normal_dose.affine_ras, low_dose.affine_ras, normal_dose.shape)
+    if apart_mm > grid_tolerance_mm(normal_dose):
+        raise DataError(
+            f"the two grids are up to {apart_mm:.2f} mm apart (normal_dose starts at "
+            f"{_mm(normal_dose.origin_mm)}, low_dose at {_mm(low_dose.origin_mm)}); "
+            f"a pair needs one position and orientation: {way_out}"
+        )
+
+
+def grid_distance_mm(
+    one: npt.NDArray[np.float64], other: npt.NDArray[np.float64], shape: tuple[int, int, int]
+) -> float:
+    """Largest distance between the same voxel of two grids.
+
+    Args:
+        one: (4, 4) affine from indices (column, row, slice) to mm.
+        other: the other affine.
+        shape: slices, rows, columns of both.
+    """
+    ends = [(0, count - 1) for count in reversed(shape)]
+    corners = np.array(
+        [(*corner, 1) for corner in product(*ends)], dtype=np.float64
+    )  # the extremes are corners
+    return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
+
+
+def grid_tolerance_mm(grid: Geometry) -> float:
+    """How far apart two grids may be and still count as one."""
+    return _GRID_TOLERANCE * min(grid.spacing_mm)
+
+
+def _find_series(folder: Path, sha256: str | None) -> SeriesEntry:
+    if sha256 is not None and (found := folder_sha256(folder)) != sha256:
+        raise DataError(
+            f"{folder}: its files differ from the manifest (sha256 {found[:12]}, expected {sha256[:12]}); "
+            "restore them, or correct cases.csv"
+        )
+    discovery = discover(folder)
+    for finding in discovery.findings:
+        if finding.verdict is Verdict.FAILED:
+            raise DataError(f"{folder}: {finding.message}")
+    series = [(entry, entry.finding(Task.INGEST)) for entry in discovery.series]
+    candidates = [(entry, why) for entry, why in series if why is None or why.verdict is not Verdict.SKIPPED]
+    if len(candidates) != 1:
+        raise DataError(f"{folder}: {len(candidates)} CT series; a manifest path needs exactly one")
+    entry, why = candidates[0]
+    if why is not None:
+        raise DataError(f"{folder}: {why.message}")
+    return entry
+
+
+def _times(sizes: tuple[int, ...]) -> str:
+    return "x".join(map(str, sizes))
+
+
+def _mm(values: tuple[float, float, float]) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in values) + ") mm"

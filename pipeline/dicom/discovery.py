@@ -1,0 +1,241 @@
+"""Find the series in a folder from headers alone: any file name, any depth, no file stops the others."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pipeline.dicom.geometry import Geometry
+from pipeline.dicom.headers import CT_CLASSES, SliceHeader, can_decode, read_header
+from pipeline.dicom.stacking import has_duplicate_positions, same_orientation, stack_slices
+from pipeline.dicom.verdicts import Code, Finding, Observation, Task, gravest
+from pipeline.errors import DataError
+
+MAX_SLICE_PIXELS: Final = 4096 * 4096
+MAX_SERIES_VOXELS: Final = 2**31
+
+_HOUNSFIELD_TYPES: Final = ("", "HU", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS", "HOUNDSFIELD UNIT")
+"""Rescale types that mean HU; CT without one is HU (PS3.3 C.11.1.1.2), and scanners misspell it."""
+
+
+@dataclass(frozen=True)
+class SeriesEntry:
+    """One stack of parallel slices of a series, known by its headers.
+
+    `files` and `sop_instance_uids` are in order along the slice normal. A series that holds several stacks
+    (another matrix, orientation or acquisition, a localizer) gives one entry for each, numbered by `part`.
+    """
+
+    series_uid: str
+    study_uid: str
+    frame_of_reference_uid: str
+    modality: str
+    part: int
+    files: tuple[Path, ...]
+    sop_instance_uids: tuple[str, ...]
+    geometry: Geometry | None
+    rows: int
+    columns: int
+    slice_thickness_mm: float | None
+    kernel: str | None
+    kvp: float | None
+    manufacturer: str | None
+    body_part: str | None
+    transfer_syntax_uid: str
+    observations: tuple[Observation, ...]
+
+    def finding(self, task: Task) -> Finding | None:
+        """The gravest finding for `task`; None when the series is fit as a whole volume."""
+        return gravest(self.observations, task)
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """Everything found in a folder: its series, and a finding for each file that is no image."""
+
+    series: tuple[SeriesEntry, ...]
+    findings: tuple[Finding, ...]
+
+
+def discover(folder: Path, *, on_file: Callable[[int], None] | None = None) -> Discovery:
+    """Read every header below `folder` and group the images into stacks.
+
+    Hidden files and folders are passed over, links to folders are not followed, DICOMDIR is ignored.
+
+    Args:
+        folder: where to look.
+        on_file: called with the number of files read so far.
+
+    Raises:
+        DataError: the folder is missing.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; name a folder that holds DICOM files")
+    slices: list[SliceHeader] = []
+    findings: list[Finding] = []
+    for count, path in enumerate(_files(folder), start=1):
+        header = read_header(path)
+        if isinstance(header, SliceHeader):
+            slices.append(header)
+        elif header is not None:
+            findings.append(header)
+        if on_file is not None:
+            on_file(count)
+    return Discovery(tuple(_series(slices)), tuple(findings))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder, followlinks=False):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(root, name)
+            if not name.startswith(".") and path.is_file():
+                yield path
+
+
+def _series(slices: Iterable[SliceHeader]) -> Iterator[SeriesEntry]:
+    by_uid: dict[tuple[str, Path | None], list[SliceHeader]] = defaultdict(list)
+    for header in slices:
+        by_uid[header.series_uid, None if header.series_uid else header.path.parent].append(header)
+    for group in by_uid.values():
+        stacks = sorted(_split(group), key=len, reverse=True)
+        for part, stack in enumerate(stacks):
+            yield _entry(stack, part)
+
+
+def _split(series: Sequence[SliceHeader]) -> Iterator[list[SliceHeader]]:
+    """The stacks of one series; slices that are alone with their orientation stay together."""
+    by_format: dict[object, list[SliceHeader]] = defaultdict(list)
+    for header in series:
+        spacing = header.pixel_spacing_mm
+        key = (
+            header.modality,
+            header.sop_class_uid,
+            _is_localizer(header),
+            header.rows,
+            header.columns,
+            spacing and (round(spacing[0], 3), round(spacing[1], 3)),
+        )
+        by_format[key].append(header)
+    for group in by_format.values():
+        orientations = _by_orientation(group)
+        alone = [stack[0] for stack in orientations if len(stack) == 1]
+        if alone:
+            yield alone
+        for stack in orientations:
+            if len(stack) > 1:
+                yield from _by_acquisition(stack)
+
+
+def _by_orientation(slices: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
+    stacks: list[list[SliceHeader]] = []
+    for header in slices:
+        for stack in stacks:
+            if same_orientation(header, stack[0]):
+                stack.append(header)
+                break
+        else:
+            stacks.append([header])
+    return stacks
+
+
+def _by_acquisition(stack: list[SliceHeader]) -> list[list[SliceHeader]]:
+    """Phases that repeat positions are told apart by AcquisitionNumber, if it tells them all apart."""
+    if not has_duplicate_positions(stack):
+        return [stack]
+    phases: dict[int | None, list[SliceHeader]] = defaultdict(list)
+    for header in stack:
+        phases[header.acquisition].append(header)
+    if None in phases or any(has_duplicate_positions(phase) for phase in phases.values()):
+        return [stack]
+    return list(phases.values())
+
+
+def _entry(slices: Sequence[SliceHeader], part: int) -> SeriesEntry:
+    first = slices[0]
+    observations = _format_observations(slices)
+    stack = stack_slices(slices)
+    return SeriesEntry(
+        series_uid=first.series_uid,
+        study_uid=first.study_uid,
+        frame_of_reference_uid=first.frame_of_reference_uid,
+        modality=first.modality,
+        part=part,
+        files=tuple(header.path for header in stack.slices),
+        sop_instance_uids=tuple(header.sop_instance_uid for header in stack.slices),
+        geometry=stack.geometry,
+        rows=first.rows,
+        columns=first.columns,
+        slice_thickness_mm=first.slice_thickness_mm,
+        kernel=first.kernel,
+        kvp=first.kvp,
+        manufacturer=first.manufacturer,
+        body_part=first.body_part,
+        transfer_syntax_uid=first.transfer_syntax_uid,
+        observations=(*stack.observations, *observations),
+    )
+
+
+def _is_localizer(header: SliceHeader) -> bool:
+    return "LOCALIZER" in header.image_type
+
+
+def _format_observations(slices: Sequence[SliceHeader]) -> tuple[Observation, ...]:
+    first = slices[0]
+    everything = tuple(header.path for header in slices)
+    if first.modality != "CT":
+        return (Observation(Code.NOT_CT, f"modality {first.modality}, not CT", everything),)
+    if first.sop_class_uid and first.sop_class_uid not in CT_CLASSES:
+        return (Observation(Code.NOT_CT, "a CT report or capture, not CT Image Storage", everything),)
+    if _is_localizer(first):
+        return (Observation(Code.LOCALIZER, "a localizer, not a scan", everything),)
+    found: list[Observation] = []
+    for code, message, is_bad in (
+        (Code.MULTI_FRAME, "enhanced multi-frame CT; convert it to single-frame CT", _is_multi_frame),
+        (Code.MISSING_UID, "no SOPInstanceUID or SeriesInstanceUID; assign UIDs first", _lacks_uid),
+        (Code.NOT_HU, "pixels are not rescaled to HU (slope, intercept, type or colour)", _is_not_hu),
+        (Code.TOO_LARGE, f"over {MAX_SLICE_PIXELS} pixels in a slice; check Rows and Columns", _is_too_large),
+        (Code.UNSUPPORTED_TRANSFER_SYNTAX, "no decoder; store it uncompressed first", _is_undecodable),
+    ):
+        bad = [header for header in slices if is_bad(header)]
+        if bad:
+            message = (
+                f"{bad[0].path.name} and {len(bad) - 1} more: {message}"
+                if bad[1:]
+                else f"{bad[0].path.name}: {message}"
+            )
+            found.append(Observation(code, message, tuple(header.path for header in bad)))
+    if first.rows * first.columns * len(slices) > MAX_SERIES_VOXELS:
+        message = f"{len(slices)} slices of {first.rows} x {first.columns} exceed {MAX_SERIES_VOXELS} voxels"
+        found.append(Observation(Code.TOO_LARGE, f"{message}; split the series", everything))
+    return tuple(found)
+
+
+def _is_multi_frame(header: SliceHeader) -> bool:
+    return header.frames > 1 or header.sop_class_uid in CT_CLASSES - {"1.2.840.10008.5.1.4.1.1.2"}
+
+
+def _lacks_uid(header: SliceHeader) -> bool:
+    return not (header.sop_instance_uid and header.series_uid)
+
+
+def _is_not_hu(header: SliceHeader) -> bool:
+    return (
+        header.samples != 1
+        or header.rescale_slope is None
+        or header.rescale_slope <= 0
+        or header.rescale_intercept is None
+        or header.rescale_type not in _HOUNSFIELD_TYPES
+    )
+
+
+def _is_too_large(header: SliceHeader) -> bool:
+    return header.rows * header.columns > MAX_SLICE_PIXELS
+
+
+def _is_undecodable(header: SliceHeader) -> bool:
+    return not can_decode(header.transfer_syntax_uid)

@@ -1,0 +1,32 @@
+"""Exponential moving average of a network's weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class WeightAverage:
+    """A copy of a network whose weights follow the trained ones slowly.
+
+    The decay at step t is min(decay, (1 + t) / (10 + t)), so that the random start is soon forgotten.
+
+    Args:
+        network: what to follow.
+        decay: share of the average that a step keeps.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network = copy.deepcopy(network).requires_grad_(False)
+        self._decay = decay
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Follow `network` after `step` earlier updates; buffers are copied."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        for average, weight in zip(self.network.parameters(), network.parameters(), strict=True):
+            average.lerp_(weight, 1 - decay)
+        for copied, value in zip(self.network.buffers(), network.buffers(), strict=True):
+            copied.copy_(value)

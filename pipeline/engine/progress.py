@@ -1,0 +1,70 @@
+"""Progress of a training: a bar on a terminal, ten plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+LINES = 10
+
+
+class Progress:
+    """Shows steps, samples per second, remaining time, loss and best score.
+
+    Args:
+        name: of the training.
+        console: where to write.
+    """
+
+    def __init__(self, name: str, console: Console | None = None) -> None:
+        self._name = name
+        self._console = console or Console(stderr=True)
+        self._bar = Bar(
+            TextColumn(name),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._status = ""
+        self._score = "no score yet"
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def begin(self, *, step: int, steps: int, batch_size: int) -> None:
+        """Start the clock at `step` of `steps`."""
+        self._first, self._steps, self._batch_size = step, steps, batch_size
+        self._began = time.monotonic()
+        self._task = self._bar.add_task(self._name, total=steps, completed=step, status="")
+        if step:
+            self._console.print(f"{self._name}: continues at step {step} of {steps}", highlight=False)
+
+    def advance(self, step: int, loss: float | None) -> None:
+        """`step` steps are done; `loss` when there is a new mean."""
+        elapsed = time.monotonic() - self._began
+        rate = (step - self._first) * self._batch_size / max(elapsed, 1e-9)
+        if loss is not None:
+            self._status = f"loss {loss:.5g}"
+        status = f"{rate:.0f} samples/s, {self._status}, {self._score}"
+        self._bar.update(self._task, completed=step, status=status)
+        if not self._console.is_terminal and step * LINES // self._steps > (step - 1) * LINES // self._steps:
+            remaining = (self._steps - step) * elapsed / max(1, step - self._first)
+            line = f"{self._name}: step {step} of {self._steps}, {status}, {remaining:.0f} s left"
+            self._console.print(line, highlight=False, soft_wrap=True)
+
+    def best(self, score: str) -> None:
+        """There is a new best score, e.g. `psnr_db 36.4`."""
+        self._score = f"best {score}"

@@ -1,0 +1,114 @@
+"""How a series ends, foreseen from its headers and settled by the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from pipeline.dicom import Finding, Geometry, SeriesEntry, Task, Verdict
+from pipeline.inference.journal import Json
+from pipeline.inference.pseudonyms import Pseudonyms
+
+FINISHED: Final = frozenset({Verdict.DONE, Verdict.SLICEWISE})
+UNFIT: Final = frozenset({Verdict.REFUSED, Verdict.FAILED})
+UNEXPECTED_ERROR: Final = "UNEXPECTED_ERROR"
+"""Reason code of a series that failed for a reason no other code names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How one series, or one stray file, ended.
+
+    Attributes:
+        study: pseudonym of its study; None for a stray file.
+        series: pseudonym of the series; None for a stray file.
+        verdict: `done`, `slicewise`, `skipped`, `refused` or `failed`.
+        reason_codes: stable codes; empty when simply done.
+        files: number of source files.
+        message: for the terminal only, as it may name source files.
+        reused: an earlier run had finished it.
+    """
+
+    study: str | None
+    series: str | None
+    verdict: Verdict
+    reason_codes: tuple[str, ...]
+    files: int
+    message: str = ""
+    reused: bool = False
+
+    def journal_line(self) -> Json:
+        """What the journal may hold: pseudonyms, codes and counts."""
+        line = asdict(self)
+        del line["message"], line["reused"]
+        return line
+
+
+def exit_code(outcomes: Sequence[Outcome]) -> int:
+    """0 all done, 3 some refused or failed, 1 nothing done; what is skipped as no CT image does not count."""
+    verdicts = {outcome.verdict for outcome in outcomes}
+    if verdicts.isdisjoint(FINISHED):
+        return 1
+    return 0 if verdicts.isdisjoint(UNFIT) else 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done with one series.
+
+    Attributes:
+        entry: the series.
+        planned: the outcome if all goes well; without a finished verdict nothing is done.
+        grid: its regular grid if it is to be segmented.
+        passes: slices that will go through a network, counted once per network.
+    """
+
+    entry: SeriesEntry
+    planned: Outcome
+    grid: Geometry | None
+    passes: int
+
+
+def plan_series(entry: SeriesEntry, tasks: Sequence[Task], pseudonyms: Pseudonyms) -> Plan:
+    """Foresee the verdict of a series from its headers, and name it."""
+    finding, verdict = _judge(entry, tasks)
+    outcome = Outcome(
+        study=pseudonyms.name("study", entry.study_uid or entry.series_uid),
+        series=pseudonyms.name("series", entry.series_uid, str(entry.part)),
+        verdict=verdict,
+        reason_codes=() if finding is None else (str(finding.code),),
+        files=len(entry.files),
+        message="" if finding is None else finding.message,
+    )
+    if verdict not in FINISHED:
+        return Plan(entry, outcome, grid=None, passes=0)
+    grid = entry.geometry if entry.finding(Task.SEGMENT) is None else None
+    networks = len(tasks) if grid is not None else 1
+    return Plan(entry, outcome, grid, passes=networks * len(entry.files))
+
+
+def _judge(entry: SeriesEntry, tasks: Sequence[Task]) -> tuple[Finding | None, Verdict]:
+    """A series that is no regular grid is denoised in its native slices, but not segmented."""
+    for task in tasks:
+        finding = entry.finding(task)
+        if finding is None:
+            continue
+        if finding.verdict == Verdict.SLICEWISE and Task.DENOISE not in tasks:
+            return finding, Verdict.REFUSED
+        if finding.verdict == Verdict.SLICEWISE or task != tasks[0]:
+            return finding, Verdict.SLICEWISE
+        return finding, finding.verdict
+    return None, Verdict.DONE
+
+
+def stray_file(finding: Finding) -> Outcome:
+    """The outcome of files that belong to no series."""
+    return Outcome(
+        study=None,
+        series=None,
+        verdict=finding.verdict,
+        reason_codes=(str(finding.code),),
+        files=len(finding.files),
+        message=finding.message,
+    )

@@ -1,0 +1,37 @@
+"""A picture of the middle slice for a quick look: source, result, difference, segments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.dicom import CTSeries, SegmentLabel
+from pipeline.figures import Panel, save_panels
+from pipeline.hu import ABDOMEN, HEAD, LUNG, HUWindow
+from pipeline.inference.networks import LabelMap, Volume
+
+DIFFERENCE = HUWindow(low=-100.0, high=100.0)
+_BY_BODY_PART = {"CHEST": LUNG, "LUNG": LUNG, "THORAX": LUNG, "HEAD": HEAD, "BRAIN": HEAD}
+
+
+def save_preview(
+    path: Path,
+    series: CTSeries,
+    denoised_hu: Volume | None,
+    label_map: LabelMap | None,
+    labels: Sequence[SegmentLabel],
+) -> None:
+    """Write the middle slice as one row of panels; titles hold no text from the DICOM headers."""
+    middle = len(series.hu) // 2
+    window = _BY_BODY_PART.get((series.entry.body_part or "").upper(), ABDOMEN)
+    source = series.hu[middle]
+    row = [Panel(source, window, title="source")]
+    shown = source
+    if denoised_hu is not None:
+        shown = denoised_hu[middle]
+        row.append(Panel(shown, window, title="denoised"))
+        row.append(Panel(shown - source, DIFFERENCE, title="denoised - source", diverging=True))
+    if label_map is not None:
+        colours = {label.value: label.rgb for label in labels}
+        row.append(Panel(shown, window, title="segmentation", labels=label_map[middle], colours=colours))
+    save_panels(path, [row])

@@ -1,0 +1,102 @@
+"""CT numbers: how each kind of tissue looks from its points and its depth."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.hu import AIR_HU
+from pipeline.simulate.fields import Array
+from pipeline.simulate.painting import Tissue
+from pipeline.simulate.shapes import Points
+
+
+def even(hu: float, texture_hu: float = 3.0) -> Tissue:
+    """A soft tissue: one CT number with a little unevenness."""
+    value, coarse, fine = np.float32(hu), np.float32(texture_hu * 0.6), np.float32(texture_hu * 0.8)
+
+    def tissue(points: Points, depth: Array) -> Array:  # noqa: ARG001
+        return value + coarse * points.coarse + fine * points.fine
+
+    return tissue
+
+
+def layered(core: Tissue, shell: Tissue, shell_mm: float, *, blend_mm: float = 1.2) -> Tissue:
+    """A core under a shell: cancellous bone under its cortex, or fluid inside a wall."""
+
+    def tissue(points: Points, depth: Array) -> Array:
+        share = np.clip((depth - np.float32(shell_mm)) * np.float32(1 / blend_mm) + np.float32(0.5), 0, 1)
+        outer = shell(points, depth)
+        return outer + share * (core(points, depth) - outer)
+
+    return tissue
+
+
+def marbled(hu: float, fat_hu: float, fat_share: float) -> Tissue:
+    """Muscle with streaks of fat between its bellies; `fat_share` 0 is none, 0.3 a lot."""
+    lean = even(hu, 5.0)
+
+    def tissue(points: Points, depth: Array) -> Array:
+        streak = np.clip(1 - np.abs(points.rough + np.float32(0.35) * points.coarse) / fat_share, 0, 1)
+        return lean(points, depth) + streak * np.float32(0.75 * (fat_hu - hu))
+
+    return tissue
+
+
+def lung(hu: float, gradient_hu_per_mm: float) -> Tissue:
+    """Parenchyma, denser towards the back where blood and weight settle."""
+
+    def tissue(points: Points, depth: Array) -> Array:  # noqa: ARG001
+        return (
+            np.float32(hu)
+            + np.float32(gradient_hu_per_mm) * points.y
+            + np.float32(14) * points.coarse
+            + np.float32(20) * points.fine
+        )
+
+    return tissue
+
+
+def with_gas(content: Tissue, gas_in_front_of_y_mm: float) -> Tissue:
+    """A hollow organ of a patient on the back: gas collects in front of a fluid level."""
+
+    def tissue(points: Points, depth: Array) -> Array:
+        share = np.clip(np.float32(gas_in_front_of_y_mm) - points.y + np.float32(0.5), 0, 1)
+        filled = content(points, depth)
+        return filled + share * (np.float32(AIR_HU + 20) - filled)
+
+    return tissue
+
+
+def kidney(cortex_hu: float, medulla_hu: float) -> Tissue:
+    """Cortex outside, pyramids inside with columns of cortex between them."""
+
+    def tissue(points: Points, depth: Array) -> Array:
+        pyramid = np.clip((depth - np.float32(7.0) + np.float32(1.5) * points.coarse) / 2, 0, 1)
+        pyramid *= np.clip(np.float32(1.4) - np.abs(points.coarse + points.rough), 0, 1)
+        return np.float32(cortex_hu) + pyramid * np.float32(medulla_hu - cortex_hu) + 3 * points.fine
+
+    return tissue
+
+
+def faeces(hu: float) -> Tissue:
+    """Colon content: lumps with gas bubbles."""
+
+    def tissue(points: Points, depth: Array) -> Array:  # noqa: ARG001
+        return np.float32(hu) + 25 * points.coarse - np.float32(250) * np.clip(points.fine - 1.0, 0, 2)
+
+    return tissue
+
+
+def brain(grey_hu: float, white_hu: float, csf_hu: float) -> Tissue:
+    """Cortex with folds of fluid over white matter."""
+
+    def tissue(points: Points, depth: Array) -> Array:
+        fold = np.abs(points.coarse + np.float32(0.5) * points.rough)
+        reach = np.clip((np.float32(16.0) - depth) / 6, 0, 1)
+        sulcus = np.clip(1 - fold / np.float32(0.14), 0, 1) * reach
+        ribbon = np.clip(np.float32(1.9) - fold / np.float32(0.35), 0, 1) * reach
+        grey = np.maximum(ribbon, np.clip((np.float32(5.0) - depth) / 2, 0, 1))
+        matter = np.float32(white_hu) + grey * np.float32(grey_hu - white_hu) + np.float32(0.7) * points.fine
+        return matter + sulcus * (np.float32(csf_hu) - matter)
+
+    return tissue

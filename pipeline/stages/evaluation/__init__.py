@@ -1,0 +1,1 @@
+"""What `ldct evaluate` measures, one module per kind of model."""

@@ -1,0 +1,84 @@
+"""What every evaluation is given, and how it walks through cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from pipeline.bundle import Bundle
+from pipeline.config.evaluate import EvaluateSettings
+from pipeline.data import Case
+from pipeline.data.patches import spread_slices
+from pipeline.hu import ABDOMEN, HEAD, HUWindow
+from pipeline.models.precision import preferred_device
+
+Item = TypeVar("Item")
+Metrics = dict[str, Any]
+
+DISPLAY_WINDOWS = {"head": HEAD}
+"""Windows of pictures; the abdomen's for every other region."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything around the bundle.
+
+    Attributes:
+        settings: of the evaluation.
+        test: cases that no choice was made on.
+        validation: cases for tuning and for real-vs-real distances.
+        folder: where tables and pictures go; exists and is empty.
+    """
+
+    settings: EvaluateSettings
+    test: Sequence[Case]
+    validation: Sequence[Case]
+    folder: Path
+
+
+def chosen_slices(cases: Sequence[Case], slices_per_case: int) -> list[tuple[Case, int]]:
+    """Evenly spread slices of each case."""
+    return [(case, index) for case in cases for index in spread_slices(case.shape[0], slices_per_case)]
+
+
+def one_per_anatomy(slices: Sequence[tuple[Case, int]]) -> list[tuple[Case, int]]:
+    """For each anatomy the middle one of the slices of its first case."""
+    first = {case.anatomy: case for case, _ in reversed(slices)}
+    of_case = {
+        anatomy: [index for case, index in slices if case is wanted] for anatomy, wanted in first.items()
+    }
+    return [(first[anatomy], of_case[anatomy][len(of_case[anatomy]) // 2]) for anatomy in sorted(first)]
+
+
+def progress(items: Sequence[Item], what: str) -> Iterable[Item]:
+    """The items, with a bar on standard error where that is a terminal."""
+    return track(items, description=what, console=Console(stderr=True), transient=True)
+
+
+def ready(bundle: Bundle) -> nn.Module:
+    """The bundle's model on the device of this machine; float32, so that scores do not depend on hardware."""
+    return bundle.model().to(preferred_device())
+
+
+def to_device(image_hu: npt.NDArray[Any], model: nn.Module) -> Tensor:
+    """Slices (N, H, W) as (N, 1, H, W) float32 on the model's device."""
+    return torch.from_numpy(np.asarray(image_hu, np.float32)).unsqueeze(1).to(device_of(model))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters are."""
+    return next(model.parameters()).device
+
+
+def display_window(case: Case) -> HUWindow:
+    """The HU window in which a case is drawn."""
+    return DISPLAY_WINDOWS.get(case.anatomy, ABDOMEN)

@@ -1,0 +1,288 @@
+"""Denoisers: PSNR, SSIM, RMSE, HU bias and noise beside the input and classical baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from torch import nn
+
+from pipeline.bundle import Bundle
+from pipeline.config.evaluate import RestorationSettings
+from pipeline.data import Case
+from pipeline.errors import DataError
+from pipeline.figures import Panel, save_panels
+from pipeline.hu import HUScale, HUWindow
+from pipeline.metrics import (
+    BODY,
+    Convention,
+    Summary,
+    clean_output_gain_db,
+    convention,
+    gain_ceiling_db,
+    mean_difference_hu,
+    noise_sd_hu,
+    psnr,
+    rmse_hu,
+    ssim,
+    summarise,
+    tissue_regions,
+)
+from pipeline.models.apply import restore_hu
+from pipeline.models.baselines import BASELINES, gaussian
+from pipeline.stages.evaluation.context import (
+    Context,
+    Metrics,
+    chosen_slices,
+    display_window,
+    one_per_anatomy,
+    progress,
+    ready,
+    to_device,
+)
+
+Slice = npt.NDArray[np.float32]
+INPUT: Final = "input"
+RESTORED: Final = "restored"
+NORMAL_DOSE: Final = "normal_dose"
+TRUTH: Final = "truth"
+DIFFERENCE: Final = HUWindow(-100, 100)
+SMOOTHING_PIXELS: Final = 2.0
+"""Without a truth, regions and noise refer to the normal dose smoothed by this sigma."""
+ZOOM_PIXELS: Final = 192
+
+
+def evaluate_restoration(bundle: Bundle, context: Context) -> Metrics:
+    """Score a denoiser on the test cases; tables and pictures go to the context's folder.
+
+    Raises:
+        DataError: a case's dose fraction and kind of noise do not fit each other.
+    """
+    settings = context.settings.restoration
+    conventions = [convention(name) for name in settings.conventions]
+    amounts = tune_baselines(context.validation, settings, conventions[0])
+    methods = _methods(bundle, amounts)
+    slices = chosen_slices(context.test, settings.slices_per_patient)
+    scores, tissue = [], []
+    for case, index in progress(slices, "scoring slices"):
+        outputs = {name: restore(_hu(case.low_dose(), index)) for name, restore in methods.items()}
+        scores += _score_rows(case, index, outputs, conventions)
+        tissue += _tissue_rows(case, index, outputs)
+    score_table, tissue_table = pd.DataFrame(scores), pd.DataFrame(tissue)
+    score_table.round(4).to_csv(context.folder / "slices.csv", index=False, lineterminator="\n")
+    tissue_table.round(4).to_csv(context.folder / "tissue.csv", index=False, lineterminator="\n")
+    metrics = _summarise(score_table, tissue_table, context)
+    _draw(slices, methods, context)
+    return {
+        "verdict": verdict(metrics[f"against_{NORMAL_DOSE}"][conventions[0].name], conventions[0].name),
+        "patients": len({case.patient_id for case in context.test}),
+        "slices": len(slices),
+        "conventions": {chosen.name: chosen.describe() for chosen in conventions},
+        "baselines": amounts,
+        **_limits(context.test),
+        **metrics,
+    }
+
+
+def tune_baselines(
+    cases: Sequence[Case], settings: RestorationSettings, chosen: Convention
+) -> dict[str, float]:
+    """For each baseline the value with the best mean PSNR on slices of the validation cases."""
+    slices = chosen_slices(cases, settings.tuning_slices_per_patient)
+    trials = [(name, value) for name, values in settings.baselines.items() for value in values]
+    scored = {
+        (name, value): np.mean(
+            [
+                psnr(
+                    BASELINES[name](_hu(case.low_dose(), index), value),
+                    _hu(case.normal_dose(), index),
+                    chosen,
+                    anatomy=case.anatomy,
+                )
+                for case, index in slices
+            ]
+        )
+        for name, value in progress(trials, "tuning baselines")
+    }
+    return {
+        name: max(values, key=lambda value: scored[name, value])  # noqa: B023 (used at once)
+        for name, values in settings.baselines.items()
+    }
+
+
+def verdict(scores: Mapping[str, Mapping[str, float]], convention_name: str) -> str:
+    """One sentence: does the model beat its input and the baselines?
+
+    Args:
+        scores: `psnr_db` and `gain_db` for each method, `input` and `restored` among them.
+        convention_name: of the scores.
+    """
+    gain = scores[RESTORED]["gain_db"]
+    if gain <= 0:
+        return f"WORSE THAN ITS INPUT by {-gain:.2f} dB (PSNR, {convention_name}): do not use this model"
+    better = [
+        name
+        for name in scores
+        if name not in (INPUT, RESTORED) and scores[name]["psnr_db"] >= scores[RESTORED]["psnr_db"]
+    ]
+    rank = f"but {' and '.join(better)} did as well or better" if better else "and beats every baseline"
+    return f"gains {gain:.2f} dB over its input (PSNR, {convention_name}) {rank}"
+
+
+def _methods(bundle: Bundle, amounts: Mapping[str, float]) -> dict[str, Callable[[Slice], Slice]]:
+    """Input, network and tuned baselines, all from a low-dose slice to a slice."""
+    model, scale = ready(bundle), bundle.scale
+    if scale is None:
+        raise ValueError(f"a denoiser is needed, got a bundle of kind {bundle.kind}")
+    methods: dict[str, Callable[[Slice], Slice]] = {
+        INPUT: lambda image: image,
+        RESTORED: lambda image: restore_slice(model, image, scale),
+    }
+    for name, amount in amounts.items():
+        methods[name] = lambda image, denoise=BASELINES[name], amount=amount: denoise(image, amount)  # type: ignore[misc]
+    return methods
+
+
+def restore_slice(model: nn.Module, image_hu: Slice, scale: HUScale) -> Slice:
+    """The network's output for one slice (H, W) HU."""
+    restored: Slice = restore_hu(model, to_device(image_hu[None], model), scale)[0, 0].cpu().numpy()
+    return restored
+
+
+def _references(case: Case, index: int) -> dict[str, Slice]:
+    references = {NORMAL_DOSE: _hu(case.normal_dose(), index)}
+    if case.has_truth:
+        references[TRUTH] = _hu(case.truth(), index)
+    return references
+
+
+def _noise_free(references: Mapping[str, Slice]) -> Slice:
+    if TRUTH in references:
+        return references[TRUTH]
+    return gaussian(references[NORMAL_DOSE], SMOOTHING_PIXELS)
+
+
+def _score_rows(
+    case: Case, index: int, outputs: Mapping[str, Slice], conventions: Sequence[Convention]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "patient": case.patient_id,
+            "case": case.case_id,
+            "slice": index,
+            "anatomy": case.anatomy,
+            "reference": reference,
+            "convention": chosen.name,
+            "method": method,
+            "psnr_db": psnr(output, target, chosen, anatomy=case.anatomy),
+            "ssim": ssim(output, target, chosen, anatomy=case.anatomy),
+            "rmse_hu": rmse_hu(output, target, chosen, anatomy=case.anatomy),
+        }
+        for reference, target in _references(case, index).items()
+        for chosen in conventions
+        for method, output in outputs.items()
+    ]
+
+
+def _tissue_rows(case: Case, index: int, outputs: Mapping[str, Slice]) -> list[dict[str, Any]]:
+    references = _references(case, index)
+    noise_free = _noise_free(references)
+    images = {NORMAL_DOSE: references[NORMAL_DOSE], **outputs}
+    return [
+        {
+            "patient": case.patient_id,
+            "case": case.case_id,
+            "slice": index,
+            "tissue": tissue,
+            "method": method,
+            "noise_sd_hu": noise_sd_hu(image, noise_free, region),
+            **{
+                f"bias_against_{name}_hu": mean_difference_hu(image, reference, region)
+                for name, reference in references.items()
+            },
+        }
+        for tissue, region in tissue_regions(noise_free).items()
+        if region.any()
+        for method, image in images.items()
+    ]
+
+
+def _summarise(scores: pd.DataFrame, tissue: pd.DataFrame, context: Context) -> Metrics:
+    generator = np.random.default_rng(context.settings.seed)
+    metrics: Metrics = {}
+    for (reference, name, method), rows in scores.groupby(["reference", "convention", "method"], sort=False):
+        values = {score: _over_patients(rows, score, generator).mean for score in ("psnr_db", "ssim", "rmse_hu")}
+        metrics.setdefault(f"against_{reference}", {}).setdefault(name, {})[method] = values
+    primary = context.settings.restoration.conventions[0]
+    for (reference, name), rows in scores.groupby(["reference", "convention"], sort=False):
+        for method, gain in _gains(rows, generator).items():
+            values = metrics[f"against_{reference}"][name][method]
+            values["gain_db"] = gain.mean
+            if gain.interval is not None:
+                values["gain_95_low_db"], values["gain_95_high_db"] = gain.interval
+            if (reference, name, method) == (NORMAL_DOSE, primary, RESTORED):
+                metrics["gain_by_patient_db"] = dict(gain.patients)
+    for column in [name for name in tissue if name.endswith("_hu")]:
+        wanted = tissue.dropna(subset=[column])
+        for (region, method), rows in wanted.groupby(["tissue", "method"], sort=False):
+            mean = _over_patients(rows, column, generator).mean
+            metrics.setdefault(column, {}).setdefault(region, {})[method] = mean
+    return metrics
+
+
+def _gains(rows: pd.DataFrame, generator: np.random.Generator) -> dict[str, Summary]:
+    """PSNR over the input's, slice by slice, for every other method."""
+    wide = rows.pivot_table(index=["patient", "case", "slice"], columns="method", values="psnr_db")
+    gains = wide.drop(columns=INPUT).sub(wide[INPUT], axis=0).reset_index()
+    return {
+        method: _over_patients(gains, method, generator) for method in rows["method"].unique() if method != INPUT
+    }
+
+
+def _over_patients(rows: pd.DataFrame, column: str, generator: np.random.Generator) -> Summary:
+    values = {str(patient): list(group) for patient, group in rows.groupby("patient")[column]}
+    return summarise(values, generator)
+
+
+def _limits(cases: Sequence[Case]) -> Metrics:
+    try:
+        ceilings = [gain_ceiling_db(case.dose_fraction, case.noise) for case in cases]
+        clean = [clean_output_gain_db(case.dose_fraction, case.noise) for case in cases]
+    except ValueError as impossible:
+        raise DataError(f"test cases: {impossible}; correct dose_fraction and noise in the manifest") from None
+    return {"gain_ceiling_db": float(np.mean(ceilings)), "clean_output_gain_db": float(np.mean(clean))}
+
+
+def _draw(
+    slices: Sequence[tuple[Case, int]], methods: Mapping[str, Callable[[Slice], Slice]], context: Context
+) -> None:
+    panels, zooms = [], []
+    for case, index in one_per_anatomy(slices):
+        window = display_window(case)
+        outputs = {name: restore(_hu(case.low_dose(), index)) for name, restore in methods.items()}
+        references = _references(case, index)
+        normal_dose = references[NORMAL_DOSE]
+        panels.append(
+            [
+                Panel(outputs[INPUT], window, f"{case.anatomy}, low dose ({case.dose_fraction:.0%})"),
+                Panel(outputs[RESTORED], window, RESTORED),
+                Panel(normal_dose, window, "normal dose"),
+                Panel(outputs[RESTORED] - normal_dose, DIFFERENCE, "restored − normal dose", diverging=True),
+            ]
+        )
+        zoomed = {**outputs, **references}
+        zooms.append([Panel(_centre(image), window, name.replace("_", " ")) for name, image in zoomed.items()])
+    save_panels(context.folder / "panels.png", panels)
+    save_panels(context.folder / "methods.png", zooms)
+
+
+def _centre(image: Slice) -> Slice:
+    top, left = (max(0, (side - ZOOM_PIXELS) // 2) for side in image.shape)
+    return image[top : top + ZOOM_PIXELS, left : left + ZOOM_PIXELS]
+
+
+def _hu(volume: npt.NDArray[np.int16], index: int) -> Slice:
+    return volume[index].astype(np.float32)

@@ -1,0 +1,176 @@
+"""`ldct predict IN OUT`: denoise and segment a folder of DICOM series."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from pipeline import tracking
+from pipeline.bundle import load_bundle
+from pipeline.config import load_settings
+from pipeline.config.predict import PredictSettings
+from pipeline.dicom import Verdict
+from pipeline.errors import BundleError, ConfigError
+from pipeline.inference.folder import check_folders, run_folder
+from pipeline.inference.networks import Network
+from pipeline.inference.outcomes import FINISHED, Outcome, exit_code
+from pipeline.inference.pseudonyms import Pseudonyms, load_secret
+from pipeline.inference.treatment import Treatment
+from pipeline.models.precision import preferred_device, preferred_precision
+
+
+def run(
+    source: Path,
+    target: Path,
+    *,
+    denoiser: Path | None = None,
+    segmenter: Path | None = None,
+    settings: Path | None = None,
+    strength: float | None = None,
+) -> int:
+    """Process every CT series below `source` into `target` and print a line per series.
+
+    Args:
+        source: folder with DICOM files.
+        target: folder for derived series, segmentations and the journal.
+        denoiser: bundle of a denoiser.
+        segmenter: bundle of a segmenter. If neither is named, the registry's champions are taken.
+        settings: `predict.yaml`; without it the defaults of `PredictSettings`.
+        strength: overrides the settings.
+
+    Returns:
+        Exit code: 0 all done, 3 some series refused or failed, 1 nothing done.
+
+    Raises:
+        ConfigError: settings or strength cannot be used.
+        BundleError: a bundle is missing, of another kind, or there is none at all.
+        DataError: a folder cannot be used, or holds no CT.
+    """
+    chosen = _settings(settings, strength)
+    check_folders(source, target)
+    treatment = _treatment(denoiser, segmenter, chosen)
+    secret = load_secret(tracking.project_root() / ".ldct" / "secret")
+    with _Terminal() as terminal:
+        outcomes = run_folder(
+            source,
+            target,
+            treatment,
+            pseudonyms=Pseudonyms(secret),
+            now=datetime.now(UTC),
+            fixed_clock=fixed_clock(os.environ),
+            observer=terminal,
+        )
+    return exit_code(outcomes)
+
+
+def fixed_clock(environment: Mapping[str, str]) -> datetime | None:
+    """The time that SOURCE_DATE_EPOCH (seconds since 1970) sets for everything written.
+
+    Raises:
+        ConfigError: the variable is no number of seconds.
+    """
+    epoch = environment.get("SOURCE_DATE_EPOCH")
+    if not epoch:
+        return None
+    try:
+        return datetime.fromtimestamp(int(epoch), UTC)
+    except (ValueError, OverflowError, OSError):
+        raise ConfigError(f"SOURCE_DATE_EPOCH={epoch}: not a number of seconds since 1970") from None
+
+
+def _settings(path: Path | None, strength: float | None) -> PredictSettings:
+    chosen = PredictSettings() if path is None else load_settings(path, PredictSettings)
+    if strength is None:
+        return chosen
+    if not 0.0 <= strength <= 1.0:
+        raise ConfigError(
+            f"--strength {strength}: must lie between 0 (no change) and 1 (all of the correction)"
+        )
+    return chosen.model_copy(update={"strength": strength})
+
+
+def _treatment(denoiser: Path | None, segmenter: Path | None, chosen: PredictSettings) -> Treatment:
+    if denoiser is None and segmenter is None:
+        denoiser, segmenter = tracking.champion("denoiser"), tracking.champion("segmenter")
+    if denoiser is None and segmenter is None:
+        raise BundleError(
+            "no trained model yet: run `make repro`, or name one with --denoiser or --segmenter"
+        )
+    return Treatment(
+        denoiser=None if denoiser is None else _network(denoiser, "denoiser", chosen),
+        segmenter=None if segmenter is None else _network(segmenter, "segmenter", chosen),
+        strength=chosen.strength,
+        not_for_diagnosis=chosen.not_for_diagnosis,
+    )
+
+
+def _network(path: Path, kind: str, chosen: PredictSettings) -> Network:
+    device = preferred_device()
+    precision = preferred_precision(device) if chosen.precision == "auto" else chosen.precision
+    return Network.load(
+        load_bundle(path, kind), device=device, precision=precision, batch_slices=chosen.batch_slices
+    )
+
+
+class _Terminal:
+    """A line per series, and below them a bar of all slices where the output is a terminal."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._counts: Counter[str] = Counter()
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        self._task = self._progress.add_task("files", total=None)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+        if self._counts:
+            total = ", ".join(f"{count} {verdict}" for verdict, count in sorted(self._counts.items()))
+            self._console.print(f"predict: {total}")
+
+    def looked_at(self, files: int) -> None:
+        self._show(completed=files)
+
+    def planned(self, slices: int) -> None:
+        self._show(description="slices", completed=0, total=slices)
+
+    def advanced(self, slices: int) -> None:
+        self._show(advance=slices)
+
+    def settled(self, outcome: Outcome) -> None:
+        verdict = str(outcome.verdict)
+        self._counts[verdict] += 1
+        if outcome.series is None and outcome.verdict == Verdict.SKIPPED:
+            return
+        where = outcome.series or "file"
+        reason = " ".join([*outcome.reason_codes, outcome.message]).strip()
+        again = " (already done)" if outcome.reused else ""
+        files = f"{outcome.files} slices" if outcome.verdict in FINISHED else f"{outcome.files} files"
+        line = f"{verdict:9} {where}  {files}{again}"
+        self._console.print(f"{line}  {reason}" if reason else line, markup=False)
+
+    def _show(self, **changes: Any) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, **changes)

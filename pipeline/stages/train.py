@@ -1,0 +1,120 @@
+"""`train`: settings and ingested cases to a bundle, its curves and pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import pipeline
+from pipeline.bundle import Bundle, save_bundle
+from pipeline.config.layout import Layout
+from pipeline.config.train import load_train_settings
+from pipeline.engine import Hardware, Progress, ResumeStore, choose_hardware, train, write_curves
+from pipeline.manifest import digest_of, file_sha256, folder_sha256
+from pipeline.objectives import Score
+from pipeline.stages.families import build_plan, build_training
+from pipeline.tracking import project_root, register_bundle, start_run, write_run_json
+
+EXPERIMENT = "ldct"
+RUN_FILE = "run.json"
+CODE = ("hu.py", "stages/families.py") + tuple(
+    f"{room}/*.py" for room in ("data", "engine", "losses", "metrics", "models", "objectives", "transforms")
+)
+"""What decides the weights: a resume state of other code is not continued."""
+
+
+def run(name: str, preset: str) -> None:
+    """Train the model `name` of a preset, or continue a training of it that was killed.
+
+    Raises:
+        ConfigError: the settings cannot be used.
+        DataError: the ingested cases cannot be used.
+        DivergenceError: the training diverged.
+    """
+    layout = Layout(preset)
+    config = layout.config(name)
+    settings = load_train_settings(config)
+    training = build_training(settings, layout.cases)
+    hardware = choose_hardware(settings.precision)
+    data_digest = folder_sha256(layout.cases)
+    key = _resume_key(config, data_digest, hardware)
+    store = ResumeStore(project_root() / ".ldct" / "resume" / f"{preset}-{name}-{key[:16]}", key)
+    with start_run(
+        experiment=EXPERIMENT,
+        name=f"{preset}-{name}",
+        stage=f"train@{name}",
+        config=config,
+        data_digest=data_digest,
+        resume_run_id=_interrupted_run(store),
+    ) as tracked:
+        store.folder.mkdir(parents=True, exist_ok=True)
+        write_run_json(tracked, store.folder / RUN_FILE)
+        tracked.log_params(settings.model_dump())
+        outcome = train(
+            training.objective,
+            training.networks,
+            training.samples,
+            build_plan(name, settings, training.objective.product),
+            hardware=hardware,
+            store=store,
+            log=tracked,
+            progress=Progress(name),
+        )
+        bundle = replace(
+            training.bundle, name=name, config_digest=file_sha256(config), data_digest=data_digest
+        )
+        folder = layout.model(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_run_json(tracked, folder / RUN_FILE)
+        write_curves(folder / "curves.csv", outcome.rows)
+        training.objective.draw(outcome.networks, folder / "samples.png", bf16=hardware.bf16)
+        _save(folder / "last.safetensors", bundle, outcome.last_score, outcome.last_tensors)
+        best = _save(layout.bundle(name), bundle, outcome.best_score, outcome.best_tensors)
+        tracked.log_artifact(folder / "curves.csv")
+        tracked.log_artifact(folder / "samples.png")
+        register_bundle(
+            tracked,
+            layout.bundle(name),
+            kind=best.kind,
+            model_hash=best.model_hash,
+            score=outcome.best_score.value,
+            higher_is_better=outcome.best_score.higher_is_better,
+            convention=f"{outcome.best_score.metric}/{outcome.best_score.convention}",
+            data_digest=data_digest,
+        )
+    store.remove()
+
+
+def _save(path: Path, blank: Bundle, score: Score, tensors: Mapping[str, Tensor]) -> Bundle:
+    entry = {"metric": score.metric, "value": score.value, "convention": score.convention, **score.details}
+    bundle = replace(blank, score=entry, tensors=tensors)
+    save_bundle(path, bundle)
+    return bundle
+
+
+def _interrupted_run(store: ResumeStore) -> str | None:
+    """Run id of the training that left a resume state, if its run file is there."""
+    try:
+        run_id: str | None = json.loads((store.folder / RUN_FILE).read_text(encoding="utf-8"))["run_id"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return run_id
+
+
+def _resume_key(config: Path, data_digest: str, hardware: Hardware) -> str:
+    """Digest of everything that decides the weights."""
+    package = Path(pipeline.__file__).parent
+    files = [file for part in CODE for file in package.glob(part)]
+    return digest_of(
+        {
+            "config": file_sha256(config),
+            "data": data_digest,
+            "code": digest_of({str(file.relative_to(package)): file_sha256(file) for file in files}),
+            "machine": f"torch {torch.__version__}, {hardware}, {torch.get_num_threads()} threads",
+        }
+    )

@@ -1,0 +1,184 @@
+"""Bundles as registered models `ldct-<kind>`, and which of them is the champion."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote, urlsplit
+
+from pipeline.errors import TrackingError
+from pipeline.tracking.run import Run
+from pipeline.tracking.store import (
+    connect,
+    exclusive,
+    project_root,
+    quiet,
+    store_is_missing,
+    store_name,
+    tracking_errors,
+    tracking_is_off,
+)
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+_log = logging.getLogger(__name__)
+
+_ALIAS: Final = "champion"
+
+
+def register_bundle(
+    run: Run,
+    bundle: Path,
+    *,
+    kind: str,
+    model_hash: str,
+    score: float,
+    higher_is_better: bool,
+    convention: str,
+    data_digest: str,
+) -> str:
+    """Keep a bundle as a version of the registered model `ldct-<kind>`; the same weights make no second one.
+
+    The alias `champion` goes to the first version, and from then on only to one with a better score under the
+    same convention and on the same data. Scores of another convention or other data cannot be compared: the
+    champion stays, and one line says how to move the alias by hand. A store that fails costs a warning: the
+    bundle itself is safe in the model's folder.
+
+    Args:
+        run: the run that trained it; the bundle becomes one of its files.
+        bundle: the weights file.
+        kind: `denoiser`, `segmenter`, `vae` or `gan`.
+        model_hash: digest of weights and header.
+        score: best validation score.
+        higher_is_better: direction of the score.
+        convention: name of the score with its convention, e.g. `psnr/redcnn`.
+        data_digest: SHA-256 of the data.
+
+    Returns:
+        The version, or an empty text when tracking is off or the store failed.
+    """
+    if not run.is_live or run.run_id is None:
+        return ""
+    name = _registered_name(kind)
+    tags = {
+        "model_hash": model_hash,
+        "score": repr(float(score)),
+        "convention": convention,
+        "data.sha256": data_digest,
+    }
+    try:
+        return _register(name, run.run_id, bundle, tags, higher_is_better=higher_is_better)
+    except TrackingError as failure:
+        _log.warning("%s; the bundle is safe in %s, but not registered", failure, bundle)
+        return ""
+
+
+def champion(kind: str) -> Path | None:
+    """The bundle file of the champion of a kind, fetched from the server when there is one.
+
+    Returns:
+        None when tracking is off or there is no champion.
+
+    Raises:
+        TrackingError: the store cannot be used, or the champion's file is gone.
+    """
+    if tracking_is_off() or store_is_missing():
+        return None
+    name = _registered_name(kind)
+    client = connect()
+    with quiet(), tracking_errors(f"find the champion of {name}"):
+        version = _champion_version(client, name)
+        if version is None:
+            return None
+        path = _local_file(version)
+    if not path.is_file():
+        raise TrackingError(f"{path}: the champion of {name} is gone from {store_name()}; train again")
+    return path
+
+
+def _register(name: str, run_id: str, bundle: Path, tags: dict[str, str], *, higher_is_better: bool) -> str:
+    client = connect()
+    with quiet(), tracking_errors(f"register {name}"), exclusive():
+        _ensure_registered(client, name)
+        version = _find_version(client, name, tags["model_hash"])
+        if version is None:
+            version = _create_version(client, name, run_id, bundle, tags)
+        if _deserves_alias(_champion_version(client, name), version, higher_is_better=higher_is_better):
+            client.set_registered_model_alias(name, _ALIAS, version.version)
+    return str(version.version)
+
+
+def _registered_name(kind: str) -> str:
+    return f"ldct-{kind}"
+
+
+def _ensure_registered(client: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as known:
+        if known.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _find_version(client: MlflowClient, name: str, model_hash: str) -> Any | None:
+    found = client.search_model_versions(
+        f"name = '{name}' and tags.model_hash = '{model_hash}'", max_results=1
+    )
+    return found[0] if found else None
+
+
+def _create_version(client: MlflowClient, name: str, run_id: str, bundle: Path, tags: dict[str, str]) -> Any:
+    client.log_artifact(run_id, str(bundle), artifact_path="bundle")
+    source = f"{client.get_run(run_id).info.artifact_uri}/bundle/{bundle.name}"
+    return client.create_model_version(name, source, run_id=run_id, tags=tags, await_creation_for=0)
+
+
+def _champion_version(client: MlflowClient, name: str) -> Any | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_model_version_by_alias(name, _ALIAS)
+    except MlflowException as absent:
+        # An unknown model and an unset alias have different codes.
+        if absent.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def _deserves_alias(holder: Any | None, version: Any, *, higher_is_better: bool) -> bool:
+    score = float(version.tags["score"])
+    if not math.isfinite(score):
+        return False
+    if holder is None:
+        return True
+    if any(holder.tags.get(tag) != version.tags[tag] for tag in ("convention", "data.sha256")):
+        _log.warning(
+            "%s: version %s stays champion: version %s was scored on other data or by another convention; "
+            "to change that, move the alias '%s' in MLflow (make ui, Models)",
+            version.name,
+            holder.version,
+            version.version,
+            _ALIAS,
+        )
+        return False
+    best = float(holder.tags["score"])
+    return score > best if higher_is_better else score < best
+
+
+def _local_file(version: Any) -> Path:
+    source = urlsplit(str(version.source))
+    if source.scheme in ("", "file"):
+        return Path(unquote(source.path))
+    kept = project_root() / ".ldct" / "champions" / str(version.tags["model_hash"])
+    path = kept / Path(source.path).name
+    if not path.is_file():
+        from mlflow.artifacts import download_artifacts
+
+        kept.mkdir(parents=True, exist_ok=True)
+        download_artifacts(artifact_uri=version.source, dst_path=str(kept))
+    return path

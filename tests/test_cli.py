@@ -1,0 +1,242 @@
+"""`ldct`: what it starts, what it prints when something is wrong, and how it ends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import pipeline.stages
+from pipeline import __version__
+from pipeline.cli import main
+from pipeline.errors import ConfigError, DataError
+
+STAGES = ("simulate", "ingest", "train", "evaluate", "predict", "report")
+
+
+@pytest.fixture(autouse=True)
+def _untouched_process() -> Iterator[None]:
+    """`main` sets process-wide filters and handlers; give the next test its own back."""
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setenv("PYTHONWARNINGS", "error")
+        patch.setenv("COLUMNS", "200")
+        patch.delenv("LDCT_DEBUG", raising=False)
+        yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("demo/redcnn", "demo/evaluate", "smoke/vae"):
+        (tmp_path / "configs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "configs" / f"{name}.yaml").touch()
+    (tmp_path / "configs" / "preset.yaml").write_text("preset: demo\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Stages that only note how they were called."""
+    noted: list[tuple[Any, ...]] = []
+
+    def stand_in(stage: str) -> SimpleNamespace:
+        def run(*arguments: object, **options: object) -> int:
+            noted.append((stage, *arguments, options) if options else (stage, *arguments))
+            return 3
+
+        return SimpleNamespace(run=run)
+
+    for stage in STAGES:
+        monkeypatch.setattr(pipeline.stages, stage, stand_in(stage), raising=False)
+    return noted
+
+
+def exit_code(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return int(ended.value.code or 0)
+
+
+def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def run(preset: str) -> None:
+        raise error
+
+    monkeypatch.setattr(pipeline.stages, "simulate", SimpleNamespace(run=run), raising=False)
+
+
+def test_stages_get_the_active_preset_unless_one_is_named(
+    project: Path, calls: list[tuple[Any, ...]]
+) -> None:
+    assert exit_code("simulate") == 0
+    assert exit_code("ingest", "--preset", "smoke") == 0
+    assert exit_code("train", "redcnn") == 0
+    assert exit_code("evaluate", "task", "--preset", "smoke") == 0
+    assert exit_code("report") == 0
+    assert calls == [
+        ("simulate", "demo"),
+        ("ingest", "smoke"),
+        ("train", "redcnn", "demo"),
+        ("evaluate", "task", "smoke"),
+        ("report", "demo"),
+    ]
+
+
+def test_predict_needs_no_project_and_ends_with_the_stage_s_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[tuple[Any, ...]]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert exit_code("predict", "in", "out", "--denoiser", "weights", "--strength", "0.5") == 3
+    options = {"denoiser": Path("weights"), "segmenter": None, "settings": None, "strength": 0.5}
+    assert calls == [("predict", Path("in"), Path("out"), options)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["train", "redcn"], "'redcn' is not one of redcnn"),
+        (["train", "task"], "'task' is not one of redcnn"),
+        (["train", "evaluate"], "'evaluate' is not one of redcnn"),
+        (["evaluate", "vae"], "'vae' is not one of redcnn, task"),
+        (["simulate", "--preset", "dmo"], "dmo: no such preset; configs/ has demo, smoke"),
+        (["predict", "in", "out", "--strength", "1.5"], "less than or equal to 1"),
+        (["predict", "in"], "OUT"),
+        (["trian"], "trian"),
+    ],
+)
+def test_wrong_usage_is_named_and_ends_with_2(
+    arguments: list[str],
+    complaint: str,
+    project: Path,
+    calls: list[tuple[Any, ...]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert exit_code(*arguments) == 2
+    assert complaint in capsys.readouterr().err
+    assert calls == []
+
+
+def test_outside_a_project_says_where_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert exit_code("report") == 2
+    assert capsys.readouterr().err == (
+        f"ldct: {tmp_path}: no configs/ folder here; run this in the root of the project\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (DataError("a has 12 slices,\n b has 11"), 1, "a has 12 slices, b has 11"),
+        (ConfigError("redcnn.yaml: lr: unknown key"), 2, "redcnn.yaml: lr: unknown key"),
+        (PermissionError(13, "Permission denied", "out/a.dcm"), 1, "out/a.dcm: Permission denied"),
+    ],
+)
+def test_an_error_is_one_line_with_its_exit_code(
+    error: Exception,
+    code: int,
+    line: str,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fail_with(monkeypatch, error)
+    assert exit_code("simulate") == code
+    assert capsys.readouterr().err == f"ldct: {line}\n"
+
+
+def test_a_bug_is_one_line_too_and_debug_shows_its_traceback(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_with(monkeypatch, ZeroDivisionError("division by zero"))
+    assert exit_code("simulate") == 1
+    quiet = capsys.readouterr().err
+    assert quiet.startswith("ldct: unexpected ZeroDivisionError: division by zero (test_cli.py:")
+    assert quiet.count("\n") == 1
+    monkeypatch.setenv("LDCT_DEBUG", "1")
+    assert exit_code("simulate") == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_library_warnings_stay_hidden(
+    project: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    def run(preset: str) -> None:
+        warnings.warn("not for users", FutureWarning, stacklevel=1)
+
+    monkeypatch.setattr(pipeline.stages, "simulate", SimpleNamespace(run=run), raising=False)
+    assert exit_code("simulate") == 0
+    assert not recwarn.list
+
+
+def test_help_shows_every_stage_and_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("--help") == 0
+    helped = capsys.readouterr().out
+    assert all(stage in helped for stage in STAGES)
+    assert exit_code("--version") == 0
+    assert capsys.readouterr().out == f"ldct {__version__}\n"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_help_of_a_stage_has_an_example(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(stage, "--help") == 0
+    assert f"Example: ldct {stage}" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import atexit, sys\n"
+        "heavy = {'numpy', 'torch', 'monai', 'mlflow', 'pydicom', 'pydantic', 'ruamel'}\n"
+        "atexit.register(lambda: print('heavy:', sorted(heavy & sys.modules.keys())))\n"
+        "from pipeline.cli import main\n"
+        "main(['--help'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("heavy: []\n")
+
+
+@pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_stage_cleans_up(signal_number: signal.Signals, code: int, project: Path) -> None:
+    script = (
+        "import time, types, pipeline.stages\n"
+        "from pipeline.cli import main\n"
+        "def run(preset):\n"
+        "    try:\n"
+        "        print('started', flush=True)\n"
+        "        time.sleep(30)\n"
+        "    finally:\n"
+        "        print('cleaned up', flush=True)\n"
+        "pipeline.stages.simulate = types.SimpleNamespace(run=run)\n"
+        "main(['simulate'])\n"
+    )
+    stage = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert stage.stdout is not None
+    assert stage.stdout.readline() == "started\n"
+    time.sleep(0.1)
+    stage.send_signal(signal_number)
+    out, err = stage.communicate(timeout=20)
+    assert (out, stage.returncode) == ("cleaned up\n", code)
+    assert "Traceback" not in err
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {sys.executable} -m pipeline --help | true"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
