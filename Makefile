@@ -21,6 +21,7 @@ setup: .venv/.installed ## Make .venv with the locked requirements (PYTHON=pytho
 	  $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	    { echo "make: Python 3.11, 3.12 or 3.13 is needed: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }; \
 	  $(PYTHON) -m venv .venv; }
+	@echo "Installing requirements.lock into .venv (minutes the first time)"
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

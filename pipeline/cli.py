@@ -113,7 +113,7 @@ def train(
     """Train one model; a killed run continues where it stopped.
 
     Example: ldct train redcnn, or with another learning rate and a record of it:
-    dvc exp run -S configs/demo/redcnn.yaml:learning_rate=1e-4
+    dvc exp run -S configs/demo/redcnn.yaml:optim.lr=3e-4
     """
     chosen = _choose(preset)
     _check_name(name, _models(chosen))
@@ -149,7 +149,8 @@ def predict(
         Path, typer.Argument(metavar="OUT", help="Folder for the derived series and the journal.")
     ],
     denoiser: Annotated[
-        Path | None, typer.Option(help="Denoiser weights; without it the registry's champion.")
+        Path | None,
+        typer.Option(help="Denoiser weights; if no weights are named, the champions of the registry."),
     ] = None,
     segmenter: Annotated[
         Path | None, typer.Option(help="Segmenter weights: adds a DICOM SEG to each series.")

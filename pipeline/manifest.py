@@ -170,17 +170,23 @@ def read_split(folder: Path, name: str, cases: Sequence[ManifestCase]) -> dict[s
 
 
 def folder_sha256(folder: Path) -> str:
-    """Digest of all files in a folder and below: their relative names and contents, nothing else.
+    """Digest of the files in a folder and below: their relative names and contents, nothing else.
+
+    Hidden files do not count: viewers and file managers leave them behind.
 
     Raises:
         DataError: the folder is missing or holds no file.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder")
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    if not files:
+    digests = {
+        path.relative_to(folder).as_posix(): file_sha256(path)
+        for path in folder.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    }
+    if not digests:
         raise DataError(f"{folder}: the folder holds no files")
-    return digest_of({name: file_sha256(path) for name, path in files.items()})
+    return digest_of(digests)
 
 
 def file_sha256(path: Path) -> str:

@@ -157,10 +157,11 @@ def test_folder_digest_is_the_stated_formula(tmp_path):
     assert folder_sha256(tmp_path) == hashlib.sha256(lines.encode()).hexdigest()
 
 
-def test_folder_digest_sees_a_renamed_file_and_not_the_folder_name(tmp_path):
+def test_folder_digest_sees_a_renamed_file_but_no_folder_name_or_hidden_file(tmp_path):
     for name in ("x", "y"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.dcm").write_bytes(b"slice")
+    (tmp_path / "y" / ".DS_Store").write_bytes(b"junk")
     before = folder_sha256(tmp_path / "x")
     assert folder_sha256(tmp_path / "y") == before
     (tmp_path / "x" / "1.dcm").rename(tmp_path / "x" / "2.dcm")

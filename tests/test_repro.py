@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 SMOKE = Layout("smoke")
 MODELS = ("redcnn", "unet", "vae", "gan")
-LEARNING_RATE = "optimiser.learning_rate"
+LEARNING_RATE = "optim.lr"
 
 
 def stages_run(log: str) -> list[str]:

@@ -5,9 +5,12 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -280,14 +283,22 @@ def test_the_root_is_the_nearest_dvc_project_and_never_a_temporary_experiment(tm
     assert tracking.project_root() == inner
 
 
-def test_a_moved_project_is_refused_instead_of_writing_to_the_old_place(project, tmp_path, monkeypatch):
-    with tracking.start_run(**settings()):
-        pass
-    shutil.copytree(project, tmp_path / "moved")
-    monkeypatch.chdir(tmp_path / "moved")
-    with pytest.raises(TrackingError, match="so the project was moved"):  # noqa: SIM117
-        with tracking.start_run(**settings()):
-            pass
+def test_a_copied_project_uses_its_own_files(project, tmp_path, monkeypatch):
+    register(30.0, model_hash="first")
+    original = tracking.champion("denoiser")
+    copy = tmp_path / "copy"
+    shutil.copytree(project, copy)
+    monkeypatch.chdir(copy)
+    assert tracking.champion("denoiser") == copy / original.relative_to(project)
+    register(31.0, model_hash="better")
+    assert tracking.champion("denoiser").is_relative_to(copy)
+    monkeypatch.chdir(project)
+    assert tracking.champion("denoiser") == original
+
+
+def test_nothing_is_written_outside_the_state_folder(project):
+    register(30.0, model_hash="first")
+    assert {path.name for path in project.iterdir()} == {".ldct", "redcnn.yaml", "bundle.safetensors"}
 
 
 def test_a_damaged_store_is_one_line(bare_project):
@@ -376,3 +387,47 @@ def test_a_server_that_is_not_mlflow_is_one_line(bare_project, monkeypatch):
             with tracking.start_run(**settings()):
                 pass
         server.shutdown()
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A real MLflow server: (address, process)."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    store = f"sqlite:///{tmp_path}/server.db"
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--port", str(port)]
+    command += ["--artifacts-destination", str(tmp_path / "kept"), "--workers", "1"]
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    yield f"http://127.0.0.1:{port}", process
+    process.terminate()
+    process.wait(timeout=30)
+
+
+def wait_until_healthy(address: str) -> None:
+    for _ in range(300):
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=1):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError("the MLflow server did not start")
+
+
+@pytest.mark.slow
+def test_a_real_server_keeps_bundles_and_may_die_during_a_run(bare_project, server, monkeypatch, caplog):
+    address, process = server
+    wait_until_healthy(address)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    register(30.0, model_hash="first")
+    assert champion_text() == "first"
+    with tracking.start_run(**settings()) as run:
+        run.log_metrics({"loss": 1.0}, step=1)
+        process.terminate()
+        process.wait(timeout=30)
+        run.log_metrics({"loss": 0.5}, step=2)
+        run.log_metrics({"loss": 0.2}, step=3)
+    assert caplog.text.count("stopped answering") == 1
+    assert not (bare_project / ".ldct" / "mlflow.db").exists()

@@ -17,10 +17,8 @@ class RestorationSettings(Settings):
 
     conventions: Annotated[tuple[ConventionName, ...], Field(min_length=1)] = ("redcnn", "full")
     """Metric conventions; the first decides gains, verdict and the tuning of the baselines."""
-    slices_per_patient: PositiveInt = 6
-    """Evenly spread slices of each test patient, the same for every method."""
-    tuning_slices_per_patient: PositiveInt = 2
-    """Slices of each validation patient on which the baselines are tuned."""
+    tuning_slices_per_case: PositiveInt = 2
+    """Slices of each validation case on which the baselines are tuned."""
     baselines: dict[BaselineName, Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]]
     """Values to try: sigma in pixels (gaussian), h in HU (nlm), weight in HU (tv)."""
 
@@ -44,6 +42,8 @@ class EvaluateSettings(Settings):
 
     seed: int = 0
     """Seed of samples and bootstrap intervals."""
+    slices_per_case: PositiveInt = 6
+    """Evenly spread slices of each test case on which denoisers and segmenters are scored."""
     restoration: RestorationSettings
     task: TaskSettings = TaskSettings()
     generative: GenerativeSettings = GenerativeSettings()

@@ -1,4 +1,4 @@
-"""What a data set is like, in numbers: so that a model can later say whether an input is unlike its training."""
+"""What a data set is like, in numbers: a model can later say whether an input is unlike its training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CaseStatistics:
         kernels: reconstruction kernels of its series, where the headers name them.
         slice_thickness_mm: nominal thickness, where the headers name it.
         noise_sd_hu: noise SD of `normal_dose` and `low_dose` in soft tissue, where there is enough of it.
-        hu_counts: (4096,) voxels of the normal dose per HU from -1024 on, beyond the ends counted at the ends.
+        hu_counts: (4096,) voxels of the normal dose per HU from -1024 on; the end bins hold what is beyond.
     """
 
     kernels: tuple[str, ...]
@@ -65,14 +65,14 @@ def describe(cases: Sequence[tuple[Case, CaseStatistics]]) -> dict[str, Any]:
             dose: _range([sd for _, found in cases if (sd := found.noise_sd_hu[dose]) is not None])
             for dose in ("normal_dose", "low_dose")
         },
-        "normal_dose_hu_percentiles": _percentiles(sum(found.hu_counts for _, found in cases)),
+        "normal_dose_hu_percentiles": _percentiles(np.sum([found.hu_counts for _, found in cases], axis=0)),
     }
 
 
 def write_fingerprint(folder: Path, sha256: str, roles: dict[str, dict[str, Any]]) -> None:
-    """Write `fingerprint.json` atomically: the digest of the data, and what the cases of each role are like."""
+    """Write `fingerprint.json` atomically: digest of the data, and what the cases of each role are like."""
     temporary = folder / f".{FINGERPRINT}.{os.getpid()}.tmp"
-    text = json.dumps({"sha256": sha256, "roles": roles}, indent=2, sort_keys=True)
+    text = json.dumps({"sha256": sha256, "roles": roles}, indent=2)
     temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(folder / FINGERPRINT)
 

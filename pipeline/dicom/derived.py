@@ -21,6 +21,7 @@ from pipeline.dicom.geometry import deterministic_uid, sha256_hex
 from pipeline.dicom.headers import clean
 from pipeline.dicom.quiet import quiet_pydicom
 from pipeline.dicom.reading import CTSeries, padding_range, rescale_of
+from pipeline.dicom.verdicts import Code, SeriesError, file_finding
 from pipeline.dicom.writing import prepare_folder, set_pixels, slice_file_name, write_file
 from pipeline.hu import LOWEST_HU
 
@@ -107,6 +108,7 @@ def write_derived_series(
         The files, in the order of the slices.
 
     Raises:
+        SeriesError: a source header holds values that cannot be written again.
         ValueError: `hu` has another shape or holds non-finite values, or `folder` is not empty.
     """
     if hu.shape != series.hu.shape:
@@ -120,17 +122,22 @@ def write_derived_series(
         stored = stored_pixels(
             source, hu[index], padding=series.padding[index], padding_stored=series.padding_stored[index]
         )
-        with quiet_pydicom():
-            dataset = _derive(source, derivation, now)
-            dataset.SeriesInstanceUID = series_uid
-            dataset.SOPInstanceUID = deterministic_uid(
-                series_uid, series.entry.sop_instance_uids[index], series.pixel_digests[index]
-            )
-            dataset.SourceImageSequence = [_source_image(series.entry.sop_instance_uids[index])]
-            set_pixels(dataset, stored)
-            _set_pixel_range(dataset, stored)
-        paths.append(write_file(dataset, folder / slice_file_name(index)))
+        try:
+            with quiet_pydicom():
+                dataset = _derive(source, derivation, now)
+                _identify(dataset, series, index, series_uid)
+                set_pixels(dataset, stored)
+                _set_pixel_range(dataset, stored)
+                paths.append(write_file(dataset, folder / slice_file_name(index)))
+        except (AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as broken:
+            raise header_error(series.entry.files[index], broken) from None
     return tuple(paths)
+
+
+def header_error(path: Path, broken: Exception) -> SeriesError:
+    """A source header that can be read for its pixels, but not copied."""
+    message = f"{path.name}: its header cannot be copied ({type(broken).__name__}); export the series again"
+    return SeriesError(file_finding(Code.UNREADABLE, message, path))
 
 
 def source_identity(series: CTSeries) -> tuple[str, str]:
@@ -187,7 +194,7 @@ def _derive(source: pydicom.Dataset, derivation: Derivation, now: datetime) -> p
     dataset.SeriesDate, dataset.SeriesTime = date, time
     dataset.ContentDate, dataset.ContentTime = date, time
     dataset.SeriesNumber = derived_series_number(source, _SERIES_NUMBER_OFFSET)
-    description = str(source.get("SeriesDescription") or "")
+    description = str(source.get("SeriesDescription") or "").replace("\\", "/")
     dataset.SeriesDescription = (description[: 64 - len(_DESCRIPTION_SUFFIX)] + _DESCRIPTION_SUFFIX).strip()
     dataset.DerivationDescription = _prepended(
         derivation.description("Denoised"), source.get("DerivationDescription"), longest=1024
@@ -203,6 +210,16 @@ def _derive(source: pydicom.Dataset, derivation: Derivation, now: datetime) -> p
     if derivation.not_for_diagnosis:
         dataset.ImageComments = _prepended(NOT_FOR_DIAGNOSIS, source.get("ImageComments"), longest=10240)
     return dataset
+
+
+def _identify(dataset: pydicom.Dataset, series: CTSeries, index: int, series_uid: str) -> None:
+    """New UIDs, and the reference to the source slice."""
+    source_uid = series.entry.sop_instance_uids[index]
+    dataset.SeriesInstanceUID = series_uid
+    dataset.SOPInstanceUID = deterministic_uid(
+        series_uid, str(index), source_uid, series.pixel_digests[index]
+    )
+    dataset.SourceImageSequence = [_source_image(source_uid)]
 
 
 def derived_series_number(source: pydicom.Dataset, offset: int) -> int:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pydicom.uid import CTImageStorage
+
 from pipeline.dicom.geometry import Geometry
 from pipeline.dicom.headers import CT_CLASSES, SliceHeader, can_decode, read_header
 from pipeline.dicom.stacking import has_duplicate_positions, same_orientation, stack_slices
@@ -216,7 +218,7 @@ def _format_observations(slices: Sequence[SliceHeader]) -> tuple[Observation, ..
 
 
 def _is_multi_frame(header: SliceHeader) -> bool:
-    return header.frames > 1 or header.sop_class_uid in CT_CLASSES - {"1.2.840.10008.5.1.4.1.1.2"}
+    return header.frames > 1 or header.sop_class_uid in CT_CLASSES - {CTImageStorage}
 
 
 def _lacks_uid(header: SliceHeader) -> bool:

@@ -1,18 +1,39 @@
-"""pydicom's warnings and log lines quote the values they complain about: nothing of them may be seen."""
+"""pydicom and highdicom quote the values they complain about: nothing of that may be seen."""
 
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
-logging.getLogger("pydicom").propagate = False
+for _library in ("pydicom", "highdicom"):
+    logging.getLogger(_library).addHandler(logging.NullHandler())
+    logging.getLogger(_library).propagate = False
+
+_lock = threading.Lock()
+_filters = ExitStack()
+_inside = 0
 
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Swallow warnings: they would print patient values, or become errors under `-W error`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    """Swallow warnings: they would print patient values, or become errors under `-W error`.
+
+    Warning filters belong to the process, so threads share them: the first one in sets them, the last one out
+    puts the former ones back.
+    """
+    global _inside
+    with _lock:
+        if _inside == 0:
+            _filters.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+        _inside += 1
+    try:
         yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                _filters.close()

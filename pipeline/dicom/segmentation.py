@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +19,13 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as CodedEntry
 from pydicom.uid import UID, CTImageStorage
 
-from pipeline.dicom.derived import NOT_FOR_DIAGNOSIS, Derivation, derived_series_number, source_identity
+from pipeline.dicom.derived import (
+    NOT_FOR_DIAGNOSIS,
+    Derivation,
+    derived_series_number,
+    header_error,
+    source_identity,
+)
 from pipeline.dicom.geometry import deterministic_uid, sha256_hex
 from pipeline.dicom.headers import clean
 from pipeline.dicom.quiet import quiet_pydicom
@@ -76,6 +83,7 @@ def write_segmentation(
 
     Raises:
         DataError: no voxel is in any segment.
+        SeriesError: a source header lacks what a segmentation must refer to.
         ValueError: `label_map` is not of the shape of `series`, or the values of `labels` are not distinct.
     """
     if label_map.shape != series.hu.shape:
@@ -90,10 +98,15 @@ def write_segmentation(
             f"{path.name}: no voxel carries any of the {len(values)} labels; check the scan's body region"
         )
     parts = (*source_identity(series), derivation.identity(), repr(segments), sha256_hex(masks.tobytes()))
-    with quiet_pydicom():
-        segmentation = _segmentation(series, masks, segments, derivation, now, parts)
-        _make_reproducible(segmentation, now, parts)
-        _write(segmentation, path)
+    algorithm = _algorithm(derivation)
+    descriptions = [_describe(number, segment, algorithm) for number, segment in enumerate(segments, start=1)]
+    try:
+        with quiet_pydicom():
+            segmentation = _segmentation(series, masks, descriptions, derivation, now, parts)
+            _make_reproducible(segmentation, now, parts)
+            _write(segmentation, path)
+    except (AttributeError, LookupError, TypeError, ValueError) as broken:
+        raise header_error(series.entry.files[0], broken) from None
     return path
 
 
@@ -112,25 +125,17 @@ def _masks(
 def _segmentation(
     series: CTSeries,
     masks: npt.NDArray[np.uint8],
-    segments: Sequence[SegmentLabel],
+    descriptions: Sequence[highdicom.seg.SegmentDescription],
     derivation: Derivation,
     now: datetime,
     parts: Sequence[str],
 ) -> highdicom.seg.Segmentation:
-    algorithm = highdicom.AlgorithmIdentificationSequence(
-        name=clean(derivation.model_name) or "unnamed",
-        family=codes.DCM.ArtificialIntelligence,
-        version=clean(derivation.model_version) or "unknown",
-        source="ldct-pipeline",
-    )
     comment = f" {NOT_FOR_DIAGNOSIS}" if derivation.not_for_diagnosis else ""
     return highdicom.seg.Segmentation(
         source_images=_references(series),
         pixel_array=masks,
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[
-            _describe(number, segment, algorithm) for number, segment in enumerate(segments, start=1)
-        ],
+        segment_descriptions=descriptions,
         series_instance_uid=deterministic_uid("segmentation series", *parts),
         series_number=derived_series_number(series.headers[0], _SERIES_NUMBER_OFFSET),
         sop_instance_uid=deterministic_uid("segmentation", *parts),
@@ -153,25 +158,35 @@ def _segmentation(
 def _references(series: CTSeries) -> list[pydicom.Dataset]:
     """The source headers with the empty values that highdicom expects where a file lacks them.
 
-    One frame of reference stands for all: some archives gave each slice of one scan a new one.
+    One frame of reference stands for all (some archives gave each slice of one scan a new one), and so does
+    one slice thickness: the source's, else the step of its grid, else none.
     """
     entry = series.entry
     frame_of_reference_uid = entry.frame_of_reference_uid or deterministic_uid(
         "frame of reference", entry.series_uid
     )
+    thickness_mm = entry.slice_thickness_mm or (entry.geometry and entry.geometry.spacing_mm[0])
     references = []
     for header, sop_instance_uid in zip(series.headers, entry.sop_instance_uids, strict=True):
-        reference = pydicom.Dataset()
-        reference.update(header)
-        reference.file_meta = header.file_meta
+        reference = deepcopy(header)
         reference.SOPClassUID = CTImageStorage
         reference.SOPInstanceUID = sop_instance_uid
         reference.FrameOfReferenceUID = frame_of_reference_uid
+        reference.SliceThickness = thickness_mm
         for keyword in _NEEDED_BY_HIGHDICOM:
             if keyword not in reference:
                 setattr(reference, keyword, "")
         references.append(reference)
     return references
+
+
+def _algorithm(derivation: Derivation) -> highdicom.AlgorithmIdentificationSequence:
+    return highdicom.AlgorithmIdentificationSequence(
+        name=clean(derivation.model_name) or "unnamed",
+        family=codes.DCM.ArtificialIntelligence,
+        version=clean(derivation.model_version) or "unknown",
+        source="ldct-pipeline",
+    )
 
 
 def _describe(
@@ -192,6 +207,9 @@ def _make_reproducible(dataset: pydicom.Dataset, now: datetime, parts: Sequence[
     """Replace what highdicom takes from the wall clock and from chance."""
     dataset.InstanceCreationDate = now.strftime("%Y%m%d")
     dataset.InstanceCreationTime = now.strftime("%H%M%S")
+    for equipment in dataset.ContributingEquipmentSequence:
+        if "ContributionDateTime" in equipment:
+            equipment.ContributionDateTime = now.strftime("%Y%m%d%H%M%S")
     organization_uid = deterministic_uid("dimension organization", *parts)
     for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization_uid

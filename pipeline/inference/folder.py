@@ -146,8 +146,7 @@ class _Run:
             key = input_key(plan.entry, self.pseudonyms)
             if self._is_finished(plan, key):
                 return replace(plan.planned, reused=True)
-            self._finish(plan, key, advance)
-            return plan.planned
+            return self._finish(plan, key, advance)
         except SeriesError as error:
             finding = error.finding
             return replace(
@@ -179,18 +178,19 @@ class _Run:
             and record.intact(folder)
         )
 
-    def _finish(self, plan: Plan, key: str, advance: OnSlices) -> None:
+    def _finish(self, plan: Plan, key: str, advance: OnSlices) -> Outcome:
         staged = self.target / STAGING / str(plan.planned.series)
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
         measured = treat_series(
             plan.entry, self.treatment, staged, grid=plan.grid, clock=self.clock, on_slices=advance
         )
+        outcome = replace(plan.planned, reason_codes=plan.planned.reason_codes + measured.reason_codes)
         record = SeriesRecord(
             study=str(plan.planned.study),
             series=str(plan.planned.series),
-            verdict=str(plan.planned.verdict),
-            reason_codes=plan.planned.reason_codes,
+            verdict=str(outcome.verdict),
+            reason_codes=outcome.reason_codes,
             input_key=key,
             recipe=self.treatment.recipe,
             clock=self.clock.isoformat(),
@@ -203,6 +203,7 @@ class _Run:
         write_json(staged / RECORD, asdict(record))
         _sync_tree(staged)
         _publish(staged, self._folder(plan))
+        return outcome
 
 
 def input_key(entry: SeriesEntry, pseudonyms: Pseudonyms) -> str:

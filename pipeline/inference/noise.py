@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -15,7 +17,7 @@ _BIN_HU = 0.25
 _FEWEST_REGIONS = 1000
 
 
-def global_noise_sd_hu(source_hu: npt.NDArray[np.float32], hu: npt.NDArray[np.float32]) -> float | None:
+def global_noise_sd_hu(source_hu: npt.NDArray[Any], hu: npt.NDArray[Any]) -> float | None:
     """Global noise level: the most frequent standard deviation of small regions in soft tissue.
 
     Christianson et al. 2015, doi:10.2214/AJR.14.13613. The regions are chosen on the source, so that the
@@ -39,10 +41,8 @@ def global_noise_sd_hu(source_hu: npt.NDArray[np.float32], hu: npt.NDArray[np.fl
     return float(edges[mode] + _BIN_HU / 2)
 
 
-def _soft_tissue_deviations(
-    source_hu: npt.NDArray[np.float32], hu: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float64]:
-    mean = ndimage.uniform_filter(source_hu, REGION_PIXELS)
+def _soft_tissue_deviations(source_hu: npt.NDArray[Any], hu: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    mean = ndimage.uniform_filter(source_hu.astype(np.float32), REGION_PIXELS)
     soft = (mean > SOFT_TISSUE.low) & (mean < SOFT_TISSUE.high)
     inside = ndimage.binary_erosion(soft, iterations=REGION_PIXELS // 2)
     image = hu.astype(np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,8 +22,10 @@ from pipeline.dicom import (
     write_derived_series,
     write_segmentation,
 )
+from pipeline.dicom.derived import stored_pixels
+from pipeline.dicom.reading import rescale_of
 from pipeline.errors import DataError
-from pipeline.inference.networks import LabelMap, OnSlices, Volume, denoise, segment
+from pipeline.inference.networks import LabelMap, Network, OnSlices, Volume, denoise, segment
 from pipeline.inference.noise import global_noise_sd_hu
 from pipeline.inference.preview import save_preview
 from pipeline.inference.treatment import Treatment
@@ -31,7 +33,8 @@ from pipeline.inference.treatment import Treatment
 DENOISED = "denoised"
 SEGMENTATION = "segmentation.dcm"
 PREVIEW = "preview.png"
-_ROUNDING_SLACK_HU = 1e-2
+NOTHING_SEGMENTED = "NOTHING_SEGMENTED"
+"""Reason code of a series in which the segmenter saw background only."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Measured:
     noise_sd_hu: Mapping[str, float | None]
     volumes_ml: Mapping[str, float]
     timings_s: Mapping[str, float]
+    reason_codes: tuple[str, ...]
 
 
 @dataclass
@@ -88,8 +92,8 @@ def treat_series(
         series = read_series(entry)
     denoised_hu = _denoise(job, series)
     hu = series.hu if denoised_hu is None else denoised_hu
-    labels = _labels(treatment)
-    label_map = None if grid is None else _segment(job, series, hu, labels, grid)
+    label_map = None if grid is None else _segment(job, series, hu, grid)
+    labels = () if treatment.segmenter is None else segment_labels(treatment.segmenter)
     with job.step("preview"):
         save_preview(folder / PREVIEW, series, denoised_hu, label_map, labels)
     with job.step("measure"):
@@ -97,8 +101,13 @@ def treat_series(
             "before": global_noise_sd_hu(series.hu, series.hu),
             "after": None if denoised_hu is None else global_noise_sd_hu(series.hu, denoised_hu),
         }
-    volumes = {} if grid is None or label_map is None else _volumes_ml(label_map, labels, grid)
-    return Measured(noise, volumes, dict(job.seconds))
+    empty = label_map is not None and not label_map.any()
+    return Measured(
+        noise_sd_hu=noise,
+        volumes_ml={} if grid is None or label_map is None else _volumes_ml(label_map, labels, grid),
+        timings_s=dict(job.seconds),
+        reason_codes=(NOTHING_SEGMENTED,) if empty else (),
+    )
 
 
 def _denoise(job: _Job, series: CTSeries) -> Volume | None:
@@ -118,9 +127,7 @@ def _denoise(job: _Job, series: CTSeries) -> Volume | None:
     return hu
 
 
-def _segment(
-    job: _Job, series: CTSeries, hu: Volume, labels: Sequence[SegmentLabel], grid: Geometry
-) -> LabelMap | None:
+def _segment(job: _Job, series: CTSeries, hu: Volume, grid: Geometry) -> LabelMap | None:
     network = job.treatment.segmenter
     if network is None:
         return None
@@ -129,65 +136,65 @@ def _segment(
         label_map = segment(
             network, hu, series.padding, spacing_mm=(row_mm, column_mm), on_slices=job.on_slices
         )
+    if not label_map.any():
+        return label_map
+    body, *organs = segment_labels(network)
     with job.step("write"):
         write_segmentation(
             series,
             label_map,
-            labels,
+            organs or [body],
             job.folder / SEGMENTATION,
             derivation=job.treatment.derivation(network),
             now=job.clock,
+            whole_body=body if organs else None,
         )
     return label_map
 
 
-def _labels(treatment: Treatment) -> tuple[SegmentLabel, ...]:
-    if treatment.segmenter is None:
-        return ()
-    return tuple(segment_label(label) for label in treatment.segmenter.bundle.labels)
-
-
-def segment_label(fields: Mapping[str, Any]) -> SegmentLabel:
-    """A bundle's label, whose tuples JSON turned into lists."""
-    return SegmentLabel(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+def segment_labels(network: Network) -> tuple[SegmentLabel, ...]:
+    """Labels of the classes 1, 2, …: the body (whatever of it no organ claims), then the organs."""
+    return tuple(
+        SegmentLabel(
+            name=label["name"],
+            value=label["value"],
+            category=tuple(label["category"]),
+            type=tuple(label["type"]),
+            rgb=tuple(label["rgb"]),
+        )
+        for label in network.bundle.labels
     )
 
 
 def check_written(series: CTSeries, hu: Volume, written: Sequence[Path]) -> None:
-    """Read a derived series back and compare every pixel with what was meant.
-
-    Padding must be untouched, and every other pixel the stored value nearest to its HU (or the end of the
-    range that the source's bits can store).
+    """Read a derived series back and compare every pixel, padding included, with what was meant.
 
     Raises:
         DataError: something differs.
     """
     again = read_series(replace(series.entry, files=tuple(written)))
-    if not np.array_equal(again.padding, series.padding):
-        raise DataError("the written series has other padding pixels than its source; its folder was dropped")
-    for index, header in enumerate(again.headers):
-        low, high = _storable_hu(header)
-        meant = np.clip(hu[index], low, high)
-        half_step = float(header.RescaleSlope) / 2
-        off = np.abs(again.hu[index] - meant)[~series.padding[index]]
-        if off.size and off.max() > half_step + _ROUNDING_SLACK_HU:
+    for index, header in enumerate(series.headers):
+        padding = series.padding[index]
+        meant = stored_pixels(header, hu[index], padding=padding, padding_stored=series.padding_stored[index])
+        meant_hu = rescale_of(again.headers[index]).to_hu(meant)
+        same = (
+            np.array_equal(again.padding[index], padding)
+            and np.array_equal(again.padding_stored[index], series.padding_stored[index])
+            and np.array_equal(again.hu[index][~padding], meant_hu[~padding])
+        )
+        if not same:
             raise DataError(
-                f"slice {index + 1} of {len(hu)} reads back {off.max():.2f} HU away from what was written; "
-                "its folder was dropped: check the disk and run again"
+                f"slice {index + 1} of {len(hu)} reads back differently from what was written; "
+                "its series was dropped: check the disk and run again"
             )
 
 
-def _storable_hu(header: Any) -> tuple[float, float]:
-    bits = int(header.BitsStored)
-    lowest, highest = (
-        (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if header.PixelRepresentation else (0, 2**bits - 1)
-    )
-    slope, intercept = float(header.RescaleSlope), float(header.RescaleIntercept)
-    return lowest * slope + intercept, highest * slope + intercept
-
-
 def _volumes_ml(label_map: LabelMap, labels: Sequence[SegmentLabel], grid: Geometry) -> dict[str, float]:
-    voxel_ml = float(np.prod(grid.spacing_mm)) / 1000
-    voxels = np.bincount(label_map.ravel(), minlength=256)
-    return {label.name: round(float(voxels[label.value]) * voxel_ml, 2) for label in labels}
+    """Volume of each organ, and of the body with its organs."""
+    voxel_ml = math.prod(grid.spacing_mm) / 1000
+    voxels = np.bincount(label_map.ravel(), minlength=len(labels) + 1)
+    body, *organs = labels
+    return {
+        body.name: round(int(voxels[1:].sum()) * voxel_ml, 2),
+        **{organ.name: round(int(voxels[organ.value]) * voxel_ml, 2) for organ in organs},
+    }

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from pipeline.dicom import CTSeries, SegmentLabel
 from pipeline.figures import Panel, save_panels
-from pipeline.hu import ABDOMEN, HEAD, LUNG, HUWindow
+from pipeline.hu import ABDOMEN, HEAD, HUWindow
 from pipeline.inference.networks import LabelMap, Volume
 
 DIFFERENCE = HUWindow(low=-100.0, high=100.0)
-_BY_BODY_PART = {"CHEST": LUNG, "LUNG": LUNG, "THORAX": LUNG, "HEAD": HEAD, "BRAIN": HEAD}
+_WINDOWS = {"HEAD": HEAD, "BRAIN": HEAD}
+"""By body part; the abdomen's for the rest, as it shows the noise of a chest better than the lung window."""
 
 
 def save_preview(
@@ -21,9 +22,12 @@ def save_preview(
     label_map: LabelMap | None,
     labels: Sequence[SegmentLabel],
 ) -> None:
-    """Write the middle slice as one row of panels; titles hold no text from the DICOM headers."""
+    """Write the middle slice as one row of panels; titles hold no text from the DICOM headers.
+
+    The first label, the body that the organs lie in, is not coloured.
+    """
     middle = len(series.hu) // 2
-    window = _BY_BODY_PART.get((series.entry.body_part or "").upper(), ABDOMEN)
+    window = _WINDOWS.get((series.entry.body_part or "").upper(), ABDOMEN)
     source = series.hu[middle]
     row = [Panel(source, window, title="source")]
     shown = source
@@ -32,6 +36,6 @@ def save_preview(
         row.append(Panel(shown, window, title="denoised"))
         row.append(Panel(shown - source, DIFFERENCE, title="denoised - source", diverging=True))
     if label_map is not None:
-        colours = {label.value: label.rgb for label in labels}
+        colours = {label.value: label.rgb for label in labels[1:]}
         row.append(Panel(shown, window, title="segmentation", labels=label_map[middle], colours=colours))
     save_panels(path, [row])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from pipeline.report.page import Table
@@ -10,24 +12,28 @@ from pipeline.report.page import Table
 Results = Mapping[str, Any]
 
 
-def tables_of(results: Results, title: str = "") -> list[Table]:
+def tables_of(
+    results: Results, title: str = "", notes: Mapping[str, str] = MappingProxyType({})
+) -> list[Table]:
     """Tables of nested results.
 
-    Plain values of one level become a table of facts; a mapping of mappings of plain values becomes a matrix
-    with a row for each outer key; anything deeper is split, the keys on the way joined into the title.
+    A mapping of mappings of plain values becomes a matrix with a row for each outer key; the plain values of
+    any other level become a table of facts; what is deeper is split, with the keys on the way in the title.
+
+    Args:
+        results: nested mappings with plain values at the ends.
+        title: of the tables; the keys on the way are added.
+        notes: lines to print below the tables of a key, e.g. what a convention means.
     """
+    if _is_matrix(results):
+        return [matrix_table(results, title)]
     facts = {key: value for key, value in results.items() if not isinstance(value, Mapping)}
-    nested = {key: value for key, value in results.items() if isinstance(value, Mapping) and value}
     tables = [facts_table(facts, title or "in short")] if facts else []
-    matrix = {key: value for key, value in nested.items() if _is_flat(value)}
-    if title and len(matrix) == len(nested) > 1 and not facts:
-        return [matrix_table(matrix, title)]
-    for key, value in nested.items():
-        name = f"{title}, {words(key)}" if title else words(key)
-        if _is_matrix(value):
-            tables.append(matrix_table(value, name))
-        else:
-            tables.extend(tables_of(value, name))
+    for key, value in results.items():
+        if isinstance(value, Mapping) and value:
+            name = f"{title}, {words(key)}" if title else words(key)
+            inner = tables_of(value, name, notes)
+            tables.extend(replace(table, note=table.note or notes.get(key, "")) for table in inner)
     return tables
 
 
@@ -59,7 +65,15 @@ def text(value: Any) -> str:
 
 
 _UNITS = {"db": "[dB]", "hu": "[HU]", "mm": "[mm]", "ml": "[ml]", "s": "[s]", "nats": "[nats]"}
-_CAPITALS = {"psnr": "PSNR", "ssim": "SSIM", "rmse": "RMSE", "sd": "SD", "kl": "KL", "elbo": "ELBO", "mmd": "MMD"}
+_CAPITALS = {
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "rmse": "RMSE",
+    "sd": "SD",
+    "kl": "KL",
+    "elbo": "ELBO",
+    "mmd": "MMD",
+}
 
 
 def words(key: str) -> str:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float32]
 
 _SD_OF_SPLINE = (151 / 315) ** 1.5
-"""SD of a cubic B-spline sum over white lattice values in 3-D: its squared weights add up to 151/315 an axis."""
+"""SD of a cubic B-spline sum over white lattice values in 3-D: an axis' squared weights add up to 151/315."""
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ import numpy as np
 
 from pipeline.simulate import tissues
 from pipeline.simulate.labels import Label
-from pipeline.simulate.painting import Part
+from pipeline.simulate.painting import Part, Tissue
 from pipeline.simulate.shapes import Common, Ellipsoid, Inset, Outside, Remembered, Tube, Union
 from pipeline.simulate.trunk import Trunk
 
 
-def sample_head(rng: np.random.Generator, lesion: Part | None, factors: dict[str, float | str | bool]) -> Trunk:
+def sample_head(
+    rng: np.random.Generator, lesion: Part | None, factors: dict[str, float | str | bool]
+) -> Trunk:
     """Draw one patient; a lesion, where there is one, is painted last."""
     width, length = float(rng.uniform(70, 76)), float(rng.uniform(86, 94))
     skull_mm = float(rng.uniform(5.5, 8.5))
@@ -31,13 +33,14 @@ def sample_head(rng: np.random.Generator, lesion: Part | None, factors: dict[str
     enlarged = float(rng.uniform(0.8, 1.5))
     parts = [
         *_headrest(),
-        Part(Inset(cranium, -skull_mm - 5), tissues.layered(tissues.even(-60, 20), tissues.even(20, 8), 2.0), Label.FAT),
+        *_scalp(cranium, skull_mm),
         Part(Inset(cranium, -skull_mm), _skull(rng, skull_mm), Label.SKULL),
         *_sinuses(rng, length),
         Part(cranium, tissues.even(fluid, 1.0), Label.SOFT_TISSUE),
         *_brain(rng, cranium, fluid),
         *_deep_grey(enlarged),
         *_ventricles(enlarged, fluid),
+        *_sylvian(fluid),
         *_falx(length),
         *_base(),
         *([lesion] if lesion is not None else []),
@@ -64,7 +67,7 @@ def _headrest() -> list[Part]:
         (Ellipsoid((0, 0, 40), (122, 121, 1e4)), Outside(Ellipsoid((0, -4, 40), (112, 113, 1e4))), _below(40))
     )
     laminate = tissues.layered(tissues.even(-900, 4), tissues.even(-300, 4), 1.5)
-    return [Part(shell, laminate, Label.TABLE)]
+    return [Part(shell, laminate, Label.TABLE, rigid=True)]
 
 
 def _below(y: float) -> Ellipsoid:
@@ -72,14 +75,24 @@ def _below(y: float) -> Ellipsoid:
     return Ellipsoid((0, y + 1e4, 0), (1e4, 1e4, 1e4))
 
 
-def _skull(rng: np.random.Generator, skull_mm: float) -> tissues.Tissue:
-    """Outer table and diploe; the inner table is what the layer profile leaves below."""
-    outer, diploe, inner = (tissues.even(float(rng.uniform(*hu)), 30) for hu in ((1050, 1300), (450, 700), (1050, 1250)))
-    return tissues.layered(
-        tissues.layered(inner, diploe, 0.7 * skull_mm, blend_mm=1.0), tissues.layered(diploe, outer, 0.3 * skull_mm), 1e-3
-    ) if skull_mm < 5 else tissues.layered(
-        tissues.layered(inner, diploe, 0.7 * skull_mm, blend_mm=1.2), outer, 0.3 * skull_mm, blend_mm=1.2
+def _scalp(cranium: Remembered, skull_mm: float) -> list[Part]:
+    """Skin over fat, and the temporal muscles."""
+    muscles = [Ellipsoid((side * 67, -26, 2), (13, 34, 36), turn_deg=side * 14) for side in (-1, 1)]
+    under_skin = tuple(Inset(muscle, -2.5) for muscle in muscles)
+    scalp = Union((Inset(cranium, -skull_mm - 5.5), *under_skin), blend_mm=8)
+    return [
+        Part(scalp, tissues.layered(tissues.even(-55, 18), tissues.even(30, 6), 2.4), Label.FAT),
+        *(Part(shape, tissues.even(55, 4), Label.MUSCLE, 1.5) for shape in muscles),
+    ]
+
+
+def _skull(rng: np.random.Generator, skull_mm: float) -> Tissue:
+    """Outer table, diploe, inner table."""
+    outer, diploe, inner = (
+        tissues.even(float(rng.uniform(*hu)), 30) for hu in ((1050, 1300), (450, 700), (1050, 1250))
     )
+    inside = tissues.layered(inner, diploe, 0.72 * skull_mm)
+    return tissues.layered(inside, outer, 0.3 * skull_mm)
 
 
 def _sinuses(rng: np.random.Generator, length: float) -> list[Part]:
@@ -97,7 +110,7 @@ def _brain(rng: np.random.Generator, cranium: Remembered, fluid: float) -> list[
 
 
 def _deep_grey(enlarged: float) -> list[Part]:
-    grey = tissues.even(36.5, 0.8)
+    grey = tissues.even(34.5, 0.8)
     parts = []
     for side in (-1, 1):
         apart = 3 * (enlarged - 1)
@@ -106,7 +119,7 @@ def _deep_grey(enlarged: float) -> list[Part]:
             Ellipsoid((side * (27 + apart), -10, 28), (7, 19, 16), turn_deg=side * 14),
             Ellipsoid((side * (13 + apart), -24, 34), (6, 10, 18), turn_deg=side * 12),
         ]
-    return [Part(shape, grey, Label.BRAIN, 2.5, Label.BRAIN) for shape in parts]
+    return [Part(shape, grey, Label.BRAIN, 5.0, Label.BRAIN) for shape in parts]
 
 
 def _ventricles(enlarged: float, fluid: float) -> list[Part]:
@@ -132,17 +145,33 @@ def _ventricles(enlarged: float, fluid: float) -> list[Part]:
     return [*ventricles, *(Part(shape, calcium, Label.BRAIN, 1.5) for shape in (*plexus, pineal))]
 
 
+def _sylvian(fluid: float) -> list[Part]:
+    """The lateral fissures over the insula."""
+    tubes = [
+        Tube.through(
+            (side * 38, -22, 14, 1.5),
+            (side * 42, -8, 20, 2.0),
+            (side * 44, 8, 26, 1.5),
+            (side * 72, -6, 18, 2.5),
+        )
+        for side in (-1, 1)
+    ]
+    return [Part(tube, tissues.even(fluid, 1), Label.BRAIN, 2.0, Label.BRAIN) for tube in tubes]
+
+
 def _falx(length: float) -> list[Part]:
-    membrane = tissues.even(58, 2)
-    front = Common((Ellipsoid((0, -68, 50), (2.2, 40, 80)), Inset(Ellipsoid((0, 0, 12), (70, length, 84)), -2)))
-    back = Common((Ellipsoid((0, 84, 50), (2.2, 34, 80)), Inset(Ellipsoid((0, 0, 12), (70, length, 84)), -2)))
-    fissure = [Ellipsoid((0, y, 50), (3.6, 38, 80), roughness_mm=0.6) for y in (-66, 84)]
+    """The fissure between the hemispheres, the membrane in it and the sinus along its rim."""
+    below_rim = Ellipsoid((0, 0, 12), (300, length - 4, 78))
+    above_callosum = Outside(Ellipsoid((0, 4, 6), (300, 53, 54)))
+    fissure = Common((Ellipsoid((0, 0, 0), (2.6, 1e3, 1e3), roughness_mm=0.5), below_rim, above_callosum))
+    membrane = Common(
+        (Ellipsoid((0, 0, 0), (1.1, 1e3, 1e3)), below_rim, Outside(Ellipsoid((0, 4, 6), (300, 54, 55))))
+    )
     sinus = Tube.through((0, 88, 0, 4), (0, 84, 40, 4), (0, 60, 80, 4))
-    water = tissues.even(8, 1)
     return [
-        *(Part(shape, water, Label.SOFT_TISSUE, 1.6, Label.BRAIN) for shape in fissure),
-        *(Part(shape, membrane, Label.SOFT_TISSUE, 1.2, None) for shape in (front, back)),
-        Part(sinus, tissues.even(58, 2), Label.SOFT_TISSUE, 1.5),
+        Part(fissure, tissues.even(9, 1), Label.SOFT_TISSUE, 1.6, Label.BRAIN),
+        Part(membrane, tissues.even(48, 2), Label.SOFT_TISSUE, 1.4, Label.SOFT_TISSUE),
+        Part(sinus, tissues.even(56, 2), Label.SOFT_TISSUE, 1.5),
     ]
 
 
@@ -152,9 +181,9 @@ def _base() -> list[Part]:
     cells = tissues.even(-600, 250)
     parts = []
     for side in (-1, 1):
-        ridge = Tube.through((side * 18, 8, -12, 8), (side * 46, 26, -7, 10), (side * 66, 34, -3, 12))
+        ridge = Tube.through((side * 18, 8, -14, 6), (side * 46, 26, -8, 8), (side * 66, 34, -3, 9))
         wing = Tube.through((side * 14, -42, -10, 5), (side * 44, -46, -4, 5), (side * 64, -40, 4, 4))
-        mastoid = Ellipsoid((side * 62, 36, -6), (9, 12, 9), roughness_mm=3)
+        mastoid = Ellipsoid((side * 64, 36, -4), (6, 8, 7), roughness_mm=2)
         parts += [Part(ridge, bone, Label.SKULL, 1.3), Part(wing, bone, Label.SKULL, 1.3)]
         parts.append(Part(mastoid, cells, Label.SOFT_TISSUE, 1.5, Label.SKULL))
     return parts

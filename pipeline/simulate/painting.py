@@ -17,8 +17,7 @@ Tissue = Callable[[Points, Array], "Array | float"]
 """CT numbers in HU from the points and their depth in mm."""
 
 _WARP_STEP_MM = 70.0
-_WARP_MM = 3.0
-_LARGEST_WARP_MM = 4 * _WARP_MM
+_WARP_REACH = 3.5
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,7 @@ class Part:
         label: its label.
         edge_mm: width of the soft edge (partial volume).
         only_in: paint over this label alone.
+        rigid: not bent with the patient.
     """
 
     shape: Shape
@@ -38,6 +38,7 @@ class Part:
     label: Label
     edge_mm: float = 1.0
     only_in: Label | None = None
+    rigid: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,35 +67,42 @@ class Canvas:
     Args:
         rng: draws the patient's warp and textures.
         grid: the voxels.
+        warp_mm: SD of the patient's own deviation from the drawn anatomy, along each axis.
     """
 
-    def __init__(self, rng: np.random.Generator, grid: Grid) -> None:
+    def __init__(self, rng: np.random.Generator, grid: Grid, *, warp_mm: float) -> None:
         def draw(step_mm: float) -> SmoothField:
             return SmoothField.sample(rng, grid.z, grid.y, grid.x, step_mm=step_mm)
 
         self._grid = grid
+        self._warp_mm = warp_mm
         self._warp = [draw(_WARP_STEP_MM) for _ in range(3)]
         self._rough, self._coarse, self._fine = draw(22.0), draw(9.0), draw(2.6)
 
     def paint(self, parts: Sequence[Part], index: int) -> tuple[Array, npt.NDArray[np.uint8]]:
         """CT numbers in HU and labels of one slice, parts laid over one another in order."""
         z_mm = float(self._grid.z[index])
-        points = self._points(z_mm)
+        points = self._points(z_mm, self._warp_mm)
+        margin = _WARP_REACH * self._warp_mm
+        straight = self._points(z_mm, 0.0)
         hu = np.full(points.x.shape, AIR_HU, dtype=np.float32)
         labels = np.zeros(points.x.shape, dtype=np.uint8)
         for part in parts:
-            box = part.shape.footprint(z_mm - _LARGEST_WARP_MM, z_mm + _LARGEST_WARP_MM)
-            window = None if box is None else self._window(box)
-            if window is not None:
-                _paint_part(part, points.crop(window), hu[window], labels[window], self._pixel_mm)
+            box = part.shape.footprint(z_mm - margin, z_mm + margin)
+            window = None if box is None else self._window(box, margin)
+            if window is None:
+                continue
+            seen = (straight if part.rigid else points).crop(window)
+            if part.shape.footprint(float(seen.z.min()) - 1, float(seen.z.max()) + 1) is not None:
+                _paint_part(part, seen, hu[window], labels[window], self._pixel_mm)
         return hu, labels
 
     @property
     def _pixel_mm(self) -> float:
         return float(self._grid.x[1] - self._grid.x[0])
 
-    def _points(self, z_mm: float) -> Points:
-        shift = [field.plane(z_mm) * np.float32(_WARP_MM) for field in self._warp]
+    def _points(self, z_mm: float, warp_mm: float) -> Points:
+        shift = [field.plane(z_mm) * np.float32(warp_mm) for field in self._warp]
         return Points(
             x=self._grid.x[None, :] + shift[0],
             y=self._grid.y[:, None] + shift[1],
@@ -104,15 +112,15 @@ class Canvas:
             fine=self._fine.plane(z_mm),
         )
 
-    def _window(self, box: Box) -> tuple[slice, slice] | None:
-        rows = _span(self._grid.y, box.y_low, box.y_high)
-        columns = _span(self._grid.x, box.x_low, box.x_high)
+    def _window(self, box: Box, margin: float) -> tuple[slice, slice] | None:
+        rows = _span(self._grid.y, box.y_low - margin, box.y_high + margin)
+        columns = _span(self._grid.x, box.x_low - margin, box.x_high + margin)
         return None if rows is None or columns is None else (rows, columns)
 
 
 def _span(axis_mm: Array, low_mm: float, high_mm: float) -> slice | None:
-    first = int(np.searchsorted(axis_mm, low_mm - _LARGEST_WARP_MM))
-    last = int(np.searchsorted(axis_mm, high_mm + _LARGEST_WARP_MM))
+    first = int(np.searchsorted(axis_mm, low_mm))
+    last = int(np.searchsorted(axis_mm, high_mm))
     return slice(first, last) if first < last else None
 
 

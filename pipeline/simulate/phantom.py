@@ -20,6 +20,7 @@ REGIONS: Final = ("head", "chest", "abdomen")
 Factors = dict[str, float | str | bool]
 
 _CENTRE_Z_MM = {"head": 38.0, "chest": 62.0, "abdomen": -72.0}
+_WARP_MM = {"head": 2.0, "chest": 4.0, "abdomen": 4.0}
 _LESION_DIAMETER_MM = {"head": (8.0, 22.0), "chest": (7.0, 22.0), "abdomen": (10.0, 30.0)}
 _LESION_SHARE = 0.5
 _ORGANS = (Label.LUNGS, Label.HEART, Label.LIVER, Label.SPLEEN, Label.KIDNEYS, Label.BRAIN, Label.LESION)
@@ -63,7 +64,7 @@ def make_phantom(
     scale = float(rng.uniform(0.93, 1.04))
     z_mm = _CENTRE_Z_MM[region] + float(rng.normal(0, 4))
     body_spacing = (spacing_mm[0] / scale, spacing_mm[1] / scale, spacing_mm[2] / scale)
-    canvas = Canvas(rng, Grid.around(z_mm, shape, body_spacing))
+    canvas = Canvas(rng, Grid.around(z_mm, shape, body_spacing), warp_mm=_WARP_MM[region])
     parts, factors = _sample_patient(region, rng, scale)
     with ThreadPoolExecutor(max_workers=2) as pool:
         painted = list(pool.map(lambda index: canvas.paint(parts, index), range(shape[0])))

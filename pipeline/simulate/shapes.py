@@ -1,7 +1,7 @@
 """Solid shapes in millimetres: how deep a point lies inside (negative: outside), and where to look for it.
 
-Coordinates are x to the patient's left, y to the back, z to the head. Depths are exact for tubes and first-order
-accurate near the surface elsewhere, which is all that a soft edge and a thin cortex need.
+Coordinates are x to the patient's left, y to the back, z to the head. Depths are exact for tubes and
+accurate to first order near the surface elsewhere, which is all that a soft edge and a thin cortex need.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -56,8 +57,17 @@ class Points:
 
     def crop(self, window: tuple[slice, slice]) -> Points:
         """The points of a window of this full slice."""
-        parts = (self.x, self.y, self.z, self.rough, self.coarse, self.fine)
-        return Points(*(part[window] for part in parts), window=window, whole=self, memory=self.memory)
+        return Points(
+            x=self.x[window],
+            y=self.y[window],
+            z=self.z[window],
+            rough=self.rough[window],
+            coarse=self.coarse[window],
+            fine=self.fine[window],
+            window=window,
+            whole=self,
+            memory=self.memory,
+        )
 
 
 class Shape(Protocol):
@@ -121,12 +131,14 @@ class Column:
     Attributes:
         z: heights at which the section is given, rising; it is interpolated between and constant beyond.
         half_width, half_depth, centre_y: the sections.
+        roughness_mm: SD of the surface's unevenness.
     """
 
     z: Sequence[float]
     half_width: Sequence[float]
     half_depth: Sequence[float]
     centre_y: Sequence[float]
+    roughness_mm: float = 0.0
 
     def at(self, z: float) -> tuple[float, float, float]:
         """Half width, half depth and centre y at one height."""
@@ -139,7 +151,8 @@ class Column:
     def footprint(self, z_low: float, z_high: float) -> Box | None:
         """The box around the section."""
         width, depth, centre = np.max([self.at(z_low), self.at(z_high)], axis=0)
-        reach = depth + np.ptp(self.centre_y)
+        reach = depth + np.ptp(self.centre_y) + 3 * self.roughness_mm
+        width += 3 * self.roughness_mm
         return Box(-width, width, centre - reach, centre + reach)
 
     def depth_mm(self, points: Points) -> Array:
@@ -151,7 +164,7 @@ class Column:
         rho = np.exp(np.log(power) * np.float32(0.4))
         slope = rho / power * np.sqrt((u_slope / width) ** 2 + (v_slope / depth) ** 2) + np.float32(1e-6)
         distance: Array = (1 - rho) / slope
-        return distance
+        return distance + np.float32(self.roughness_mm) * points.rough if self.roughness_mm else distance
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +179,11 @@ class Tube:
     path: Array
     radii: Array
 
+    @cached_property
+    def _reach_z(self) -> tuple[float, float]:
+        widest = float(self.radii.max())
+        return float(self.path[:, 2].min()) - widest, float(self.path[:, 2].max()) + widest
+
     @classmethod
     def through(cls, *knots: tuple[float, float, float, float]) -> Tube:
         """A tube through knots (x, y, z, radius)."""
@@ -178,6 +196,8 @@ class Tube:
 
     def footprint(self, z_low: float, z_high: float) -> Box | None:
         """The box around the segments between two heights."""
+        if self._reach_z[0] > z_high or self._reach_z[1] < z_low:
+            return None
         segments = self._between(z_low, z_high)
         if not segments.any():
             return None

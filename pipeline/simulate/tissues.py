@@ -32,12 +32,16 @@ def layered(core: Tissue, shell: Tissue, shell_mm: float, *, blend_mm: float = 1
 
 
 def marbled(hu: float, fat_hu: float, fat_share: float) -> Tissue:
-    """Muscle with streaks of fat between its bellies; `fat_share` 0 is none, 0.3 a lot."""
+    """Muscle in sheets with fat between them and streaks inside; `fat_share` 0 is none, 1 a lot."""
     lean = even(hu, 5.0)
 
     def tissue(points: Points, depth: Array) -> Array:
-        streak = np.clip(1 - np.abs(points.rough + np.float32(0.35) * points.coarse) / fat_share, 0, 1)
-        return lean(points, depth) + streak * np.float32(0.75 * (fat_hu - hu))
+        present = np.clip(points.coarse - 0.5 * points.rough + np.float32(0.7 * fat_share - 0.3), 0, 1)
+        sheet = np.abs((depth + np.float32(4.5) * points.rough) % np.float32(17) - np.float32(8))
+        between = np.clip(np.float32(1.7) - sheet, 0, 1) * present
+        streak = np.clip(points.fine + np.float32(0.7) * points.rough - np.float32(2.6 - fat_share), 0, 0.6)
+        fatty = np.maximum(np.float32(0.75) * between, streak)
+        return lean(points, depth) + fatty * np.float32(fat_hu - hu)
 
     return tissue
 
@@ -88,15 +92,15 @@ def faeces(hu: float) -> Tissue:
 
 
 def brain(grey_hu: float, white_hu: float, csf_hu: float) -> Tissue:
-    """Cortex with folds of fluid over white matter."""
+    """Cortex, folded with fluid between the folds, over white matter."""
 
     def tissue(points: Points, depth: Array) -> Array:
-        fold = np.abs(points.coarse + np.float32(0.5) * points.rough)
-        reach = np.clip((np.float32(16.0) - depth) / 6, 0, 1)
-        sulcus = np.clip(1 - fold / np.float32(0.14), 0, 1) * reach
-        ribbon = np.clip(np.float32(1.9) - fold / np.float32(0.35), 0, 1) * reach
-        grey = np.maximum(ribbon, np.clip((np.float32(5.0) - depth) / 2, 0, 1))
+        fold = np.abs(points.coarse + np.float32(0.6) * points.rough)
+        reach = np.clip((np.float32(17.0) - depth) / 7, 0, 1)
+        sulcus = np.clip(np.float32(1.15) - fold / np.float32(0.24), 0, 1) * reach
+        ribbon = np.clip(np.float32(1.9) - fold / np.float32(0.5), 0, 1) * np.clip(reach * 2, 0, 1)
+        grey = np.maximum(ribbon, np.clip((np.float32(6.0) - depth) / 2, 0, 1))
         matter = np.float32(white_hu) + grey * np.float32(grey_hu - white_hu) + np.float32(0.7) * points.fine
-        return matter + sulcus * (np.float32(csf_hu) - matter)
+        return matter + sulcus * np.float32(0.8) * (np.float32(csf_hu) - matter)
 
     return tissue

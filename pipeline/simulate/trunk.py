@@ -1,7 +1,7 @@
 """Chest and abdomen of one patient: one body, of which a scan shows a range.
 
-z = 0 lies a little below the domes of the diaphragm; the carina is near z = 115, the lower poles of the kidneys
-near z = -140. Sizes are those of a slim adult and are scaled by the caller.
+z = 0 lies a little below the domes of the diaphragm; the carina is near z = 115, the lower poles
+of the kidneys near z = -140. Sizes are those of a slim adult and are scaled by the caller.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pipeline.simulate.fields import Array
 from pipeline.simulate.labels import Label
 from pipeline.simulate.painting import Part, Tissue
 from pipeline.simulate.shapes import (
+    EVERYWHERE,
     Box,
     Column,
     Common,
@@ -37,11 +38,11 @@ VISCERAL_FAT_HU = -96.0
 
 _LEVELS = (-220.0, -150.0, -80.0, 0.0, 60.0, 110.0, 150.0)
 _CAVITY_WIDTH = (116.0, 120.0, 125.0, 130.0, 124.0, 108.0, 84.0)
-_CAVITY_DEPTH = (62.0, 65.0, 70.0, 76.0, 76.0, 70.0, 58.0)
+_CAVITY_DEPTH = (70.0, 74.0, 80.0, 85.0, 84.0, 76.0, 62.0)
 _WALL_WIDTH = (18.0, 17.0, 17.0, 18.0, 28.0, 46.0, 66.0)
-_WALL_DEPTH = (21.0, 21.0, 21.0, 20.0, 23.0, 27.0, 34.0)
+_WALL_DEPTH = (25.0, 25.0, 24.0, 23.0, 26.0, 31.0, 40.0)
 _FLANK_FAT = (1.25, 1.15, 1.0, 0.75, 0.7, 0.65, 0.6)
-_CAVITY_Y = -12.0
+_CAVITY_Y = -16.0
 
 
 @dataclass(frozen=True)
@@ -74,34 +75,28 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Diaphragm:
-    """Everything below the two domes.
+class Dome:
+    """Everything below a paraboloid: one dome of the diaphragm.
 
     Attributes:
-        right, left: dome tops (x, y, z).
-        curvature_per_mm: how fast the domes fall.
+        top: its highest point.
+        curvature_per_mm: how fast it falls.
     """
 
-    right: Vector
-    left: Vector
+    top: Vector
     curvature_per_mm: float
 
     def footprint(self, z_low: float, z_high: float) -> Box | None:  # noqa: ARG002
-        """The whole section, up to the higher dome."""
-        return Box(-200, 200, -200, 200) if z_low < max(self.right[2], self.left[2]) + 12 else None
+        """The whole section, up to a little above the top."""
+        return EVERYWHERE if z_low < self.top[2] + 12 else None
 
     def depth_mm(self, points: Points) -> Array:
-        """Depth below the nearer dome, the slope of the dome taken into account."""
-        below = np.maximum(self._under(points, self.right), self._under(points, self.left))
-        depth: Array = below + np.float32(2.5) * points.rough
-        return depth
-
-    def _under(self, points: Points, top: Vector) -> Array:
-        across = (points.x - np.float32(top[0])) ** 2 + (points.y - np.float32(top[1])) ** 2
-        height = np.float32(top[2]) - np.float32(self.curvature_per_mm) * across
+        """Depth below the dome, its slope taken into account."""
+        across = (points.x - np.float32(self.top[0])) ** 2 + (points.y - np.float32(self.top[1])) ** 2
+        height = np.float32(self.top[2]) - np.float32(self.curvature_per_mm) * across
         steepness = np.sqrt(1 + np.float32(4 * self.curvature_per_mm**2) * across)
         depth: Array = (height - points.z) / steepness
-        return depth
+        return depth + np.float32(1.5) * points.rough
 
 
 @dataclass(frozen=True)
@@ -117,28 +112,25 @@ class Trunk:
     factors: dict[str, float | str | bool]
 
 
-def sample_trunk(rng: np.random.Generator, lesion: Part | None, factors: dict[str, float | str | bool]) -> Trunk:
+def sample_trunk(
+    rng: np.random.Generator, lesion: Part | None, factors: dict[str, float | str | bool]
+) -> Trunk:
     """Draw one patient; a lesion, where there is one, is painted last."""
     contrast = Contrast.sample(rng)
     fat_mm = float(rng.uniform(7, 20))
     cavity, muscle, skin = _envelopes(fat_mm)
-    diaphragm = Remembered(
-        Diaphragm(
-            right=(-64 + rng.normal(0, 3), -14 + rng.normal(0, 4), float(rng.normal(26, 7))),
-            left=(68 + rng.normal(0, 3), -14 + rng.normal(0, 4), float(rng.normal(13, 7))),
-            curvature_per_mm=float(rng.uniform(0.0115, 0.0145)),
-        )
-    )
+    diaphragm = _diaphragm(rng)
     abdomen = Remembered(Common((cavity, diaphragm)))
     liver, liver_radii = _liver(rng, abdomen)
     parts = [
-        *_table(),
+        *_table(_CAVITY_Y + 12.0 + 108.0 + 0.75 * fat_mm),
+        *_breasts(rng),
         Part(skin, tissues.layered(tissues.even(FAT_HU, 6), tissues.even(-5, 8), 1.6), Label.FAT),
-        Part(muscle, tissues.marbled(52, FAT_HU, float(rng.uniform(0.10, 0.26))), Label.MUSCLE),
-        *_back_fat(fat_mm),
+        Part(muscle, tissues.marbled(52, FAT_HU, float(rng.uniform(0.2, 1.0))), Label.MUSCLE),
+        *_back_fat(),
         Part(cavity, tissues.even(VISCERAL_FAT_HU, 7), Label.FAT),
         *_lungs(rng, cavity, diaphragm),
-        Part(abdomen, tissues.layered(tissues.even(VISCERAL_FAT_HU, 7), tissues.even(50), 2.5), Label.FAT),
+        Part(abdomen, tissues.layered(tissues.even(VISCERAL_FAT_HU, 7), tissues.even(50), 2.0), Label.FAT),
         *_heart(rng, contrast),
         *_bowel(rng, abdomen),
         *_spleen(rng, contrast, abdomen),
@@ -180,32 +172,56 @@ def _envelopes(fat_mm: float) -> tuple[Remembered, Remembered, Remembered]:
     flank = [fat_mm * share for share in _FLANK_FAT]
     muscle_width = np.add(_CAVITY_WIDTH, _WALL_WIDTH)
     muscle_depth = np.add(_CAVITY_DEPTH, _WALL_DEPTH)
-    centre_y = [_CAVITY_Y + 9.0] * len(_LEVELS)
+    centre_y = [_CAVITY_Y + 12.0] * len(_LEVELS)
     cavity = Column(_LEVELS, _CAVITY_WIDTH, _CAVITY_DEPTH, [_CAVITY_Y] * len(_LEVELS))
-    muscle = Column(_LEVELS, muscle_width.tolist(), muscle_depth.tolist(), centre_y)
+    muscle = Column(_LEVELS, muscle_width.tolist(), muscle_depth.tolist(), centre_y, roughness_mm=1.6)
     skin = Column(
         _LEVELS,
         np.add(muscle_width, flank).tolist(),
         (muscle_depth + 0.85 * fat_mm).tolist(),
         [centre - 0.10 * fat_mm for centre in centre_y],
+        roughness_mm=0.8,
     )
     return Remembered(cavity), Remembered(muscle), Remembered(skin)
 
 
-def _table() -> list[Part]:
-    shell = Column((0.0,), (138.0,), (9.0,), (136.0,))
+def _diaphragm(rng: np.random.Generator) -> Remembered:
+    """Two domes, the right one higher, and the tendon between them."""
+    fall = float(rng.uniform(0.0105, 0.0135))
+    right = Dome((-64 + rng.normal(0, 3), -26 + rng.normal(0, 4), float(rng.normal(26, 6))), fall)
+    left = Dome((68 + rng.normal(0, 3), -26 + rng.normal(0, 4), float(rng.normal(14, 6))), fall)
+    tendon = Dome((2.0, -46.0, -2.0), fall)
+    return Remembered(Union((right, left, tendon), blend_mm=10))
+
+
+def _table(back_y: float) -> list[Part]:
+    shell = Column((0.0,), (140.0,), (10.0,), (back_y + 9.0,))
     laminate = tissues.layered(tissues.even(-880, 4), tissues.even(-180, 4), 1.6)
-    return [Part(shell, laminate, Label.TABLE)]
+    return [Part(shell, laminate, Label.TABLE, rigid=True)]
 
 
-def _back_fat(fat_mm: float) -> list[Part]:
+def _breasts(rng: np.random.Generator) -> list[Part]:
+    """Glandular tissue in fat, in half of the patients."""
+    size = float(rng.uniform(0.7, 1.1))
+    if rng.random() < 0.5:
+        return []
+    gland = tissues.layered(tissues.marbled(30, FAT_HU, 1.0), tissues.even(FAT_HU, 6), 11.0, blend_mm=8)
+    tissue = tissues.layered(gland, tissues.even(0, 8), 1.6)
+    shapes = [
+        Ellipsoid((side * 82, -92, 46), (54 * size, 36 * size, 52 * size), turn_deg=side * 22, roughness_mm=1)
+        for side in (-1, 1)
+    ]
+    return [Part(shape, tissue, Label.FAT) for shape in shapes]
+
+
+def _back_fat() -> list[Part]:
     """Fat in the groove over the spinous processes."""
-    groove = Tube.through((0, 112 + 0.2 * fat_mm, -240, 9), (0, 112 + 0.2 * fat_mm, 200, 9))
+    groove = Tube.through((0, 108, -240, 8), (0, 108, 0, 9), (0, 114, 200, 9))
     return [Part(groove, tissues.even(FAT_HU, 5), Label.FAT, only_in=Label.MUSCLE, edge_mm=2.0)]
 
 
 def _lungs(rng: np.random.Generator, cavity: Shape, diaphragm: Shape) -> list[Part]:
-    heart = Ellipsoid((24, -38, 34), (66, 50, 62), turn_deg=32)
+    heart = Ellipsoid((24, -40, 32), (61, 45, 58), turn_deg=32)
     upper = Ellipsoid((2, -8, 120), (33, 60, 78), roughness_mm=2.5)
     middle = Column((-100.0, 30.0, 150.0), (22.0, 15.0, 10.0), (120.0, 120.0, 120.0), (-10.0,) * 3)
     mediastinum = Remembered(Union((heart, upper, middle), blend_mm=12))
@@ -214,14 +230,14 @@ def _lungs(rng: np.random.Generator, cavity: Shape, diaphragm: Shape) -> list[Pa
     parts = [Part(shape, air, Label.LUNGS)]
     for side in (-1.0, 1.0):
         hilum = (side * 42, 2.0, 92.0)
-        for angle in np.linspace(-0.5 * math.pi, 0.5 * math.pi, 7):
+        for angle in np.linspace(-0.55 * math.pi, 0.5 * math.pi, 9):
             heading = (
-                side * (0.75 * math.cos(angle) + 0.3),
-                float(rng.uniform(-1.0, 1.0)),
+                side * (0.75 * math.cos(angle) + 0.35),
+                float(rng.uniform(-1.2, 1.2)),
                 1.25 * math.sin(angle) - 0.35,
             )
             root = (hilum[0], hilum[1] + float(rng.normal(0, 7)), hilum[2] + float(12 * math.sin(angle)))
-            tree = grow_tree(rng, root, heading, radius_mm=4.6, length_mm=23, thinnest_mm=0.65)
+            tree = grow_tree(rng, root, heading, radius_mm=4.2, length_mm=25, thinnest_mm=0.6, spread=0.62)
             parts += [Part(tube, tissues.even(35, 4), Label.LUNGS, 1.2, Label.LUNGS) for tube in tree]
             parts += _bronchus(rng, root, heading)
     return parts
@@ -230,8 +246,8 @@ def _lungs(rng: np.random.Generator, cavity: Shape, diaphragm: Shape) -> list[Pa
 def _bronchus(rng: np.random.Generator, root: Vector, heading: Vector) -> list[Part]:
     """Airways that run beside a vessel: an open lumen in a thin wall."""
     beside = (root[0], root[1] + 5.0, root[2] + 3.0)
-    tree = grow_tree(rng, beside, heading, radius_mm=3.4, length_mm=22, thinnest_mm=1.5, spread=0.45)
-    tissue = tissues.layered(tissues.even(-960, 3), tissues.even(-80, 4), 1.1, blend_mm=1.0)
+    tree = grow_tree(rng, beside, heading, radius_mm=3.2, length_mm=22, thinnest_mm=2.0, spread=0.45)
+    tissue = tissues.layered(tissues.even(-960, 3), tissues.even(-350, 4), 0.9, blend_mm=1.0)
     return [Part(tube.widened(0.8), tissue, Label.LUNGS, 1.0, Label.LUNGS) for tube in tree]
 
 
@@ -262,14 +278,22 @@ def _liver(rng: np.random.Generator, abdomen: Shape) -> tuple[Shape, Vector]:
     radii = (76 * size, 74 * size, 92 * size)
     right = Ellipsoid((-66, -6, -50), radii, roughness_mm=2.5, lean=(0.12, 0.0))
     left = Ellipsoid((8, -48, -20), (78 * size, 34 * size, 46 * size), turn_deg=8, roughness_mm=2.5)
-    return Remembered(Common((Union((right, left), blend_mm=14), Inset(abdomen, 4.0)))), radii
+    return Remembered(Common((Union((right, left), blend_mm=14), Inset(abdomen, 1.0)))), radii
 
 
 def _liver_parts(rng: np.random.Generator, contrast: Contrast, liver: Shape) -> list[Part]:
     parts = [Part(liver, tissues.even(contrast.liver, 4), Label.LIVER, 1.4)]
     vessel = tissues.even(contrast.liver_vessels, 3)
-    portal = [((-30, -10, -62), (-1, 0.1, 0.3)), ((-24, -30, -48), (0.8, -0.9, 0.5)), ((-34, 4, -66), (-1, 0.8, -0.8))]
-    hepatic = [((-24, 4, -2), (-1, 0.3, -0.6)), ((-22, -2, -2), (-0.6, -0.9, -0.6)), ((-18, -6, -2), (0.8, -1, -0.5))]
+    portal = [
+        ((-30, -10, -62), (-1, 0.1, 0.3)),
+        ((-24, -30, -48), (0.8, -0.9, 0.5)),
+        ((-34, 4, -66), (-1, 0.8, -0.8)),
+    ]
+    hepatic = [
+        ((-24, 4, -2), (-1, 0.3, -0.6)),
+        ((-22, -2, -2), (-0.6, -0.9, -0.6)),
+        ((-18, -6, -2), (0.8, -1, -0.5)),
+    ]
     for start, heading in (*portal, *hepatic):
         tree = grow_tree(rng, start, heading, radius_mm=4.6, length_mm=26, thinnest_mm=1.3, spread=0.5)
         parts += [Part(tube, vessel, Label.LIVER, 2.0, Label.LIVER) for tube in tree]
@@ -286,22 +310,26 @@ def _spleen(rng: np.random.Generator, contrast: Contrast, abdomen: Shape) -> lis
     centre = (96 + rng.normal(0, 2), 22 + rng.normal(0, 3), -46 + rng.normal(0, 6))
     body = Ellipsoid(centre, (31 * size, 50 * size, 58 * size), turn_deg=24, roughness_mm=1.5)
     hollow = Ellipsoid((centre[0] - 38, centre[1] - 16, centre[2] + 4), (28, 40, 60), turn_deg=24)
-    shape = Common((body, Outside(hollow), Inset(abdomen, 4.0)))
+    shape = Common((body, Outside(hollow), Inset(abdomen, 1.0)))
     mottle = 14.0 if contrast.phase == "arterial" else 3.5
     return [Part(shape, tissues.even(contrast.spleen, mottle), Label.SPLEEN, 1.4)]
 
 
 def _kidneys(rng: np.random.Generator, contrast: Contrast) -> list[Part]:
     parts = []
-    for side, height in ((1.0, -78.0), (-1.0, -94.0)):
+    for side, height in ((1.0, -78.0), (-1.0, -98.0)):
         size = float(rng.uniform(0.92, 1.1))
-        x, y, z = side * 60 + rng.normal(0, 2), 27 + rng.normal(0, 2), height + rng.normal(0, 6)
+        x, y, z = side * 60 + rng.normal(0, 2), 30 + rng.normal(0, 2), height + rng.normal(0, 6)
         lean = (-side * 0.18, -0.12)
         bean = Ellipsoid((x, y, z), (25 * size, 29 * size, 54 * size), side * 32, lean, 1.2)
         sinus = Ellipsoid((x - side * 13, y - 7, z), (13, 10, 26), side * 32, lean, 2.6)
-        pelvis = Tube.through((x - side * 6, y - 4, z, 5), (x - side * 22, y - 12, z - 4, 4), (x - side * 28, y, z - 40, 2))
-        vein = Tube.through((x - side * 10, y - 8, z + 6, 4), (x - side * 34, y - 16, z + 10, 5), (side * 4, 4, z + 12, 5))
-        gap = Inset(bean, -7.0)
+        pelvis = Tube.through(
+            (x - side * 6, y - 4, z, 5), (x - side * 22, y - 12, z - 4, 4), (x - side * 28, y, z - 40, 2)
+        )
+        vein = Tube.through(
+            (x - side * 10, y - 8, z + 6, 4), (x - side * 34, y - 16, z + 10, 5), (side * 4, 4, z + 12, 5)
+        )
+        gap = Inset(bean, -2.5)
         parts += [
             Part(gap, tissues.even(VISCERAL_FAT_HU, 6), Label.FAT, 2.0),
             Part(bean, tissues.kidney(contrast.cortex, contrast.medulla), Label.KIDNEYS, 1.2),
@@ -329,9 +357,14 @@ def _bowel(rng: np.random.Generator, abdomen: Shape) -> list[Part]:
         (-30, -26, -92, 13), (-14, -22, -80, 11), (10, -22, -72, 9), (38, -10, -64, 9), (66, 6, -56, 8)
     )
     parts = [
-        Part(pancreas, tissues.marbled(62, VISCERAL_FAT_HU, 0.22), Label.SOFT_TISSUE, 1.6),
+        Part(pancreas, tissues.marbled(62, VISCERAL_FAT_HU, 0.6), Label.SOFT_TISSUE, 1.6),
         Part(Common((stomach, Inset(abdomen, 3.0))), content, Label.SOFT_TISSUE, 1.3),
     ]
+    root = (6.0, -4.0, -84.0)
+    for _ in range(5):
+        heading = (float(rng.normal(0, 0.8)), -0.7, float(rng.normal(-0.9, 0.3)))
+        tree = grow_tree(rng, root, heading, radius_mm=3.2, length_mm=26, thinnest_mm=1.1)
+        parts += [Part(tube, wall, Label.SOFT_TISSUE, 1.6, Label.FAT) for tube in tree]
     return parts + _small_bowel(rng, wall, fluid) + _colon(rng, wall)
 
 
@@ -350,7 +383,11 @@ def _small_bowel(rng: np.random.Generator, wall: Tissue, fluid: Tissue) -> list[
     for first in range(0, len(points) - 6, 6):
         radius = float(rng.uniform(9, 13))
         loop = Tube(points[first : first + 7], np.full(7, radius, np.float32))
-        inside = fluid if rng.random() < 0.75 else tissues.with_gas(fluid, float(points[first : first + 7, 1].mean()))
+        inside = (
+            fluid
+            if rng.random() < 0.75
+            else tissues.with_gas(fluid, float(points[first : first + 7, 1].mean()))
+        )
         parts.append(Part(loop, tissues.layered(inside, wall, 2.6), Label.SOFT_TISSUE, 1.6))
     return parts
 
@@ -362,7 +399,12 @@ def _colon(rng: np.random.Generator, wall: Tissue) -> list[Part]:
     parts = []
     for path in (ascending, transverse, descending):
         knots = [
-            (x + rng.normal(0, 4), y + rng.normal(0, 3), z + rng.normal(0, 4), radius * rng.uniform(0.85, 1.1))
+            (
+                x + rng.normal(0, 4),
+                y + rng.normal(0, 3),
+                z + rng.normal(0, 4),
+                radius * rng.uniform(0.85, 1.1),
+            )
             for x, y, z, radius in path
         ]
         level = float(np.mean([knot[1] for knot in knots])) + float(rng.uniform(-4, 10))
@@ -373,8 +415,14 @@ def _colon(rng: np.random.Generator, wall: Tissue) -> list[Part]:
 
 def _psoas() -> list[Part]:
     muscle = tissues.even(56, 4)
-    tubes = [Tube.through((side * 26, 40, -60, 6), (side * 34, 44, -110, 16), (side * 42, 38, -220, 22)) for side in (-1, 1)]
-    crura = [Tube.through((side * 6, 8, 0, 4), (side * 13, 14, -40, 6), (side * 11, 26, -100, 4)) for side in (-1, 1)]
+    tubes = [
+        Tube.through((side * 26, 40, -60, 6), (side * 34, 44, -110, 16), (side * 42, 38, -220, 22))
+        for side in (-1, 1)
+    ]
+    crura = [
+        Tube.through((side * 6, 8, 0, 4), (side * 13, 14, -40, 6), (side * 11, 26, -100, 4))
+        for side in (-1, 1)
+    ]
     return [Part(tube, muscle, Label.MUSCLE, 1.4) for tube in (*tubes, *crura)]
 
 
@@ -403,7 +451,10 @@ def _great_vessels(rng: np.random.Generator, contrast: Contrast) -> list[Part]:
     lower_veins = [Tube.through((side * 14, -6, 62, 8), (side * 40, 8, 66, 6)) for side in (-1, 1)]
     portal = Tube.through((22, -12, -72, 6), (-8, -14, -72, 7), (-32, -8, -60, 6.5))
     return [
-        *(Part(tube, pulmonary, Label.SOFT_TISSUE, 1.4) for tube in (trunk, right_artery, left_artery, *lower_veins)),
+        *(
+            Part(tube, pulmonary, Label.SOFT_TISSUE, 1.4)
+            for tube in (trunk, right_artery, left_artery, *lower_veins)
+        ),
         *(Part(tube, veins, Label.SOFT_TISSUE, 1.4) for tube in (cava, upper_cava, portal)),
         Part(aorta, blood, Label.AORTA, 1.3),
     ]
@@ -416,7 +467,9 @@ def _airways() -> list[Part]:
         Tube.through((2, 6, 118, 9.5), (26, 8, 98, 8), (48, 10, 92, 6)),
     ]
     tissue = tissues.layered(tissues.even(-980, 2), tissues.even(20, 4), 1.8)
-    oesophagus = Tube.through((4, 24, 180, 8), (6, 22, 100, 8), (10, 20, 40, 8), (20, 6, 2, 9), (36, -2, -6, 9))
+    oesophagus = Tube.through(
+        (4, 24, 180, 8), (6, 22, 100, 8), (10, 20, 40, 8), (20, 6, 2, 9), (36, -2, -6, 9)
+    )
     return [
         Part(oesophagus, tissues.layered(tissues.even(5, 6), tissues.even(42), 4), Label.SOFT_TISSUE, 1.5),
         *(Part(tube, tissue, Label.SOFT_TISSUE, 1.2) for tube in (trachea, *bronchi)),
@@ -436,7 +489,9 @@ def _ribs(rng: np.random.Generator, cavity: Remembered) -> list[Part]:
         reach = {-3: 0.45, -2: 0.6}.get(level, 1.0)
         drop = 92 if level < 5 else 70
         for side in (-1.0, 1.0):
-            knots = [_rib_knot(column, side, share, head, drop) for share in np.linspace(0.05, 0.92 * reach, 20)]
+            knots = [
+                _rib_knot(column, side, share, head, drop) for share in np.linspace(0.05, 0.92 * reach, 20)
+            ]
             knots = [(side * 16, 58, head + 2, 5.0), *knots]
             bony = 15 if reach == 1.0 else len(knots)
             parts.append(Part(Tube.through(*knots[:bony]), bone, Label.RIBS, 1.1))
@@ -444,10 +499,15 @@ def _ribs(rng: np.random.Generator, cavity: Remembered) -> list[Part]:
                 parts.append(Part(Tube.through(*knots[bony - 1 :]), cartilage, Label.RIBS, 1.3))
     sternum = Column((10.0, 40.0, 130.0), (8.0, 17.0, 20.0), (5.0, 7.0, 8.0), (-92.0, -94.0, -88.0))
     breastbone = Common((sternum, Ellipsoid((0, -90, 95), (60, 60, 88))))
-    return [*parts, Part(breastbone, tissues.layered(cancellous, tissues.even(500, 20), 1.3), Label.RIBS, 1.2)]
+    return [
+        *parts,
+        Part(breastbone, tissues.layered(cancellous, tissues.even(500, 20), 1.3), Label.RIBS, 1.2),
+    ]
 
 
-def _rib_knot(column: Column, side: float, share: float, head: float, drop: float) -> tuple[float, float, float, float]:
+def _rib_knot(
+    column: Column, side: float, share: float, head: float, drop: float
+) -> tuple[float, float, float, float]:
     """A point of a rib; `share` runs from the spine (0) to the sternum (1)."""
     z = head - drop * share**1.15
     width, depth, centre = column.at(z)
@@ -460,16 +520,11 @@ def _rib_knot(column: Column, side: float, share: float, head: float, drop: floa
 
 def _shoulder() -> list[Part]:
     """Shoulder blades and the fat in front of them."""
-    bone = tissues.layered(tissues.even(250, 20), tissues.even(600, 20), 1.4)
+    bone = tissues.layered(tissues.even(300, 20), tissues.even(600, 20), 1.4)
     parts = []
     for side in (-1, 1):
-        blade = Union(
-            tuple(
-                Tube.through((side * 78, 78, 60 + step, 4), (side * 112, 72, 80 + step, 4), (side * 136, 44, 110 + step, 6))
-                for step in (0, 16, 32, 48)
-            )
-        )
-        axilla = Ellipsoid((side * 146, -8, 140), (16, 34, 50), roughness_mm=3)
+        blade = Ellipsoid((side * 112, 70, 104), (36, 4.5, 62), turn_deg=-side * 32, roughness_mm=0.6)
+        axilla = Ellipsoid((side * 138, -4, 140), (18, 44, 62), roughness_mm=5)
         parts += [
             Part(axilla, tissues.even(FAT_HU, 6), Label.FAT, 3.0, Label.MUSCLE),
             Part(blade, bone, Label.RIBS, 1.3, Label.MUSCLE),

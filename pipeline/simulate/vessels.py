@@ -37,14 +37,18 @@ def grow_tree(
         One tube a branch, trunk first.
     """
     tubes: list[Tube] = []
-    growing = [(np.asarray(start, np.float32), _unit(np.asarray(direction, np.float32)), radius_mm, length_mm)]
+    growing = [
+        (np.asarray(start, np.float32), _unit(np.asarray(direction, np.float32)), radius_mm, length_mm)
+    ]
     while growing:
         root, heading, radius, length = growing.pop(0)
         bend = _unit(heading + _WIGGLE * _normal(rng))
         middle = root + heading * np.float32(length / 2)
         end = middle + bend * np.float32(length / 2)
         tubes.append(
-            Tube(path=np.stack([root, middle, end]), radii=np.float32(radius) * np.array([1, 0.95, 0.88], "f4"))
+            Tube(
+                path=np.stack([root, middle, end]), radii=np.float32(radius) * np.array([1, 0.95, 0.88], "f4")
+            )
         )
         aside = _unit(np.cross(bend, _normal(rng)))
         for side in (1.0, -1.0):

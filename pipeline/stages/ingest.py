@@ -6,10 +6,11 @@ import colorsys
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,7 @@ from pipeline.config import Layout, load_settings
 from pipeline.config.ingest import IngestSettings
 from pipeline.data.cases import INDEX, Case, write_index
 from pipeline.data.fingerprint import CaseStatistics, count_hu, describe, write_fingerprint
-from pipeline.data.ingestion import IngestedCase, ingest_case
+from pipeline.data.ingestion import ingest_case
 from pipeline.errors import ConfigError, DataError
 from pipeline.figures import Panel, save_panels
 from pipeline.hu import ABDOMEN, HEAD, HUWindow
@@ -31,7 +32,24 @@ from pipeline.manifest import ROLES, ManifestCase, digest_of, file_sha256, read_
 _WINDOWS: Final[Mapping[str, HUWindow]] = {"head": HEAD}
 _GOLDEN_RATIO: Final = 0.618034
 
-Result = tuple[IngestedCase, CaseStatistics]
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is told."""
+
+    listed: ManifestCase
+    role: str
+    root: Path
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What a worker reports of a case that it stored."""
+
+    case: Case
+    digests: dict[str, str]
+    statistics: CaseStatistics
 
 
 def run(preset: str) -> None:
@@ -47,17 +65,29 @@ def run(preset: str) -> None:
     root = _resolve_root(config, settings.root)
     cases = read_manifest(settings.manifest)
     roles = read_split(settings.manifest, settings.split, cases)
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
     with _staged(layout.cases) as folder:
-        job = partial(_ingest, root=root, folder=folder)
-        done = _run_all(job, cases, roles, workers=settings.workers, console=console)
+        jobs = [Job(case, roles[case.case_id], root, folder) for case in cases]
+        outcomes = track(
+            _outcomes(jobs, settings.workers),
+            "ingest",
+            total=len(jobs),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        done: dict[str, Ingested] = {}
+        for case_id, outcome in outcomes:
+            if isinstance(outcome, Ingested):
+                done[case_id] = outcome
+            else:
+                console.print(f"{case_id}: {outcome}", style="red", markup=False)
         if len(done) < len(cases):
             raise DataError(
-                f"{settings.manifest / 'cases.csv'}: {len(cases) - len(done)} of {len(cases)} cases cannot be used "
-                "(see above), so nothing was written; repair or remove them"
+                f"{settings.manifest / 'cases.csv'}: {len(cases) - len(done)} of {len(cases)} cases cannot "
+                "be used, each named above; repair or remove them (nothing was written)"
             )
         _write_summary(folder, [done[case.case_id] for case in cases])
-    console.print(f"ingest: {len(cases)} cases in {layout.cases}", highlight=False)
+    console.print(f"ingest: {len(cases)} cases in {layout.cases}", markup=False)
 
 
 def _resolve_root(config: Path, root: str) -> Path:
@@ -86,62 +116,52 @@ def _staged(target: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _run_all(
-    job: Callable[[ManifestCase, str], Result],
-    cases: Sequence[ManifestCase],
-    roles: Mapping[str, str],
-    *,
-    workers: int,
-    console: Console,
-) -> dict[str, Result]:
-    """The results by case; a case that cannot be used costs one line, and the others go on."""
-    done: dict[str, Result] = {}
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(job, case, roles[case.case_id]): case.case_id for case in cases}
-        try:
-            for future in _progress(as_completed(futures), len(futures), console):
-                try:
-                    done[futures[future]] = future.result()
-                except DataError as bad:
-                    console.print(f"{futures[future]}: {bad}", style="red", highlight=False, soft_wrap=True)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return done
-
-
-def _progress(futures: Iterable[Future[Result]], total: int, console: Console) -> Iterable[Future[Result]]:
-    return track(futures, "ingest", total=total, console=console, disable=not console.is_terminal)
-
-
-def _ingest(listed: ManifestCase, role: str, *, root: Path, folder: Path) -> Result:
-    """Store one case and look at it; runs in a worker process."""
-    found = ingest_case(listed, role, root, folder)
-    _save_picture(folder / "qc" / f"{listed.case_id}.png", found.case)
-    normal_dose, low_dose = (
-        volume.astype(np.float32) for volume in (found.case.normal_dose(), found.case.low_dose())
+def _outcomes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[str, Ingested | str]]:
+    """Case ids with what was ingested, or why it could not be; in order of completion."""
+    if workers == 1:
+        yield from ((job.listed.case_id, _ingest(job)) for job in jobs)
+        return
+    pool = ProcessPoolExecutor(
+        min(workers, len(jobs)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C is for the parent, which then ends the pool
     )
+    try:
+        futures = {pool.submit(_ingest, job): job.listed.case_id for job in jobs}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _ingest(job: Job) -> Ingested | str:
+    """Store one case and look at it, or say in one line why it cannot be used; runs in a worker process."""
+    try:
+        stored = ingest_case(job.listed, job.role, job.root, job.folder)
+    except DataError as bad:
+        return str(bad)
+    case = stored.case
+    _save_picture(job.folder / "qc" / f"{case.case_id}.png", case)
+    normal_dose, low_dose = (volume.astype(np.float32) for volume in (case.normal_dose(), case.low_dose()))
     statistics = CaseStatistics(
-        kernels=found.kernels,
-        slice_thickness_mm=found.slice_thickness_mm,
+        kernels=stored.kernels,
+        slice_thickness_mm=stored.slice_thickness_mm,
         noise_sd_hu={
             "normal_dose": global_noise_sd_hu(normal_dose, normal_dose),
             "low_dose": global_noise_sd_hu(normal_dose, low_dose),
         },
-        hu_counts=count_hu(found.case.normal_dose()),
+        hu_counts=count_hu(case.normal_dose()),
     )
-    return found, statistics
+    return Ingested(case, stored.digests, statistics)
 
 
-def _write_summary(folder: Path, results: Sequence[Result]) -> None:
-    write_index(folder, [found.case for found, _ in results])
-    digests = {name: digest for found, _ in results for name, digest in found.digests.items()}
+def _write_summary(folder: Path, cases: Sequence[Ingested]) -> None:
+    write_index(folder, [one.case for one in cases])
+    digests = {name: digest for one in cases for name, digest in one.digests.items()}
     sha256 = digest_of({**digests, INDEX: file_sha256(folder / INDEX)})
-    by_role = {
-        role: [(found.case, statistics) for found, statistics in results if found.case.role == role]
-        for role in ROLES
-    }
-    write_fingerprint(folder, sha256, {role: describe(cases) for role, cases in by_role.items() if cases})
+    by_role = {role: [(one.case, one.statistics) for one in cases if one.case.role == role] for role in ROLES}
+    write_fingerprint(folder, sha256, {role: describe(some) for role, some in by_role.items() if some})
 
 
 def _save_picture(path: Path, case: Case) -> None:

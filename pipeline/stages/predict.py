@@ -21,7 +21,7 @@ from pipeline.dicom import Verdict
 from pipeline.errors import BundleError, ConfigError
 from pipeline.inference.folder import check_folders, run_folder
 from pipeline.inference.networks import Network
-from pipeline.inference.outcomes import FINISHED, Outcome, exit_code
+from pipeline.inference.outcomes import Outcome, exit_code
 from pipeline.inference.pseudonyms import Pseudonyms, load_secret
 from pipeline.inference.treatment import Treatment
 from pipeline.models.precision import preferred_device, preferred_precision
@@ -167,8 +167,7 @@ class _Terminal:
         where = outcome.series or "file"
         reason = " ".join([*outcome.reason_codes, outcome.message]).strip()
         again = " (already done)" if outcome.reused else ""
-        files = f"{outcome.files} slices" if outcome.verdict in FINISHED else f"{outcome.files} files"
-        line = f"{verdict:9} {where}  {files}{again}"
+        line = f"{verdict:9} {where}  files: {outcome.files}{again}"
         self._console.print(f"{line}  {reason}" if reason else line, markup=False)
 
     def _show(self, **changes: Any) -> None:

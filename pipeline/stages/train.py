@@ -22,9 +22,8 @@ from pipeline.tracking import project_root, register_bundle, start_run, write_ru
 
 EXPERIMENT = "ldct"
 RUN_FILE = "run.json"
-CODE = ("hu.py", "stages/families.py") + tuple(
-    f"{room}/*.py" for room in ("data", "engine", "losses", "metrics", "models", "objectives", "transforms")
-)
+ROOMS = ("data", "engine", "losses", "metrics", "models", "objectives", "transforms")
+CODE = ("hu.py", "stages/families.py", *(f"{room}/*.py" for room in ROOMS))
 """What decides the weights: a resume state of other code is not continued."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -174,11 +175,11 @@ def _local_file(version: Any) -> Path:
     source = urlsplit(str(version.source))
     if source.scheme in ("", "file"):
         return Path(unquote(source.path))
-    kept = project_root() / ".ldct" / "champions" / str(version.tags["model_hash"])
-    path = kept / Path(source.path).name
+    path = project_root() / ".ldct" / "champions" / str(version.tags["model_hash"]) / Path(source.path).name
     if not path.is_file():
         from mlflow.artifacts import download_artifacts
 
-        kept.mkdir(parents=True, exist_ok=True)
-        download_artifacts(artifact_uri=version.source, dst_path=str(kept))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=path.parent) as staging:
+            Path(download_artifacts(artifact_uri=version.source, dst_path=staging)).replace(path)
     return path

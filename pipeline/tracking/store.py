@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -21,9 +22,16 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 _PROBE_SECONDS: Final = 3
+_PATH_COLUMNS: Final = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
 _CLIENT_ENVIRONMENT: Final = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # MLflow's own defaults let a dead server hold a stage up for minutes.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -82,6 +90,8 @@ def connect() -> MlflowClient:
 
         logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # what matters is said by us, in one line
         with tracking_errors("open the store"), exclusive():
+            if uri == _own_store():
+                _follow_move()
             return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -89,20 +99,15 @@ def experiment_id(client: MlflowClient, name: str) -> str:
     """Find or make an experiment; in the project's own store its files go to `.ldct/mlartifacts`.
 
     Raises:
-        TrackingError: the store fails, or the project was moved since the experiment was made.
+        TrackingError: the store fails, or the experiment was deleted.
     """
-    artifacts = (_state() / "mlartifacts").as_uri() if store_uri() == _own_store() else None
+    artifacts = _artifacts() if store_uri() == _own_store() else None
     with quiet(), tracking_errors(f"open experiment {name}"), exclusive():
         found = client.get_experiment_by_name(name)
         if found is None:
             return str(client.create_experiment(name, artifact_location=artifacts))
     if found.lifecycle_stage == "deleted":
         raise TrackingError(f"{store_name()}: experiment {name} was deleted; restore it in MLflow")
-    if artifacts is not None and found.artifact_location != artifacts:
-        raise TrackingError(
-            f"{store_name()}: experiment {name} keeps its files in {found.artifact_location}, so the project "
-            f"was moved; move it back, or rename {_state()} to start a new store"
-        )
     return str(found.experiment_id)
 
 
@@ -153,6 +158,28 @@ def first_line(failure: Exception) -> str:
     return next(iter(text.splitlines()), type(failure).__name__)[:200]
 
 
+def _follow_move() -> None:
+    """Point the store at its own files again after the project was moved, copied or mounted elsewhere.
+
+    MLflow keeps absolute paths only, so a copy would write its files into the original.
+    """
+    if not _database().exists():
+        return
+    with closing(sqlite3.connect(_database())) as database, database:
+        try:
+            known = database.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
+        except sqlite3.DatabaseError:
+            return  # no tables yet, or no database: MLflow makes them, or says so
+        for (old,) in known:
+            if old.endswith("/.ldct/mlartifacts") and old != _artifacts():
+                for table, column in _PATH_COLUMNS:
+                    database.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, length(?) + 1) "  # noqa: S608
+                        f"WHERE substr({column}, 1, length(?)) = ?",
+                        (_artifacts(), old, old, old),
+                    )
+
+
 def _probe(uri: str) -> None:
     try:
         with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_PROBE_SECONDS):  # noqa: S310 (http only)
@@ -174,6 +201,10 @@ def _without_credentials(text: str) -> str:
 
 def _state() -> Path:
     return project_root() / ".ldct"
+
+
+def _artifacts() -> str:
+    return (_state() / "mlartifacts").as_uri()
 
 
 def _own_store() -> str:

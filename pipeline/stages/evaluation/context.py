@@ -61,7 +61,8 @@ def one_per_anatomy(slices: Sequence[tuple[Case, int]]) -> list[tuple[Case, int]
 
 def progress(items: Sequence[Item], what: str) -> Iterable[Item]:
     """The items, with a bar on standard error where that is a terminal."""
-    return track(items, description=what, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    return track(items, description=what, console=console, transient=True, disable=not console.is_terminal)
 
 
 def ready(bundle: Bundle) -> nn.Module:

@@ -119,7 +119,11 @@ def _draw_vae(
     vae: ConvVAE, window: HUWindow, real: Tensor, reconstruction: Tensor, samples: Tensor, context: Context
 ) -> None:
     originals, copies = _spread(window.to_unit(real), 2 * COLUMNS), _spread(reconstruction, 2 * COLUMNS)
-    rows = [part for pair in zip(originals.split(COLUMNS), copies.split(COLUMNS), strict=True) for part in pair]
+    rows = [
+        part
+        for pair in zip(torch.split(originals, COLUMNS), torch.split(copies, COLUMNS), strict=True)
+        for part in pair
+    ]
     if len(originals) < 2 * COLUMNS:
         rows = [originals, copies]
     _save(
@@ -131,7 +135,9 @@ def _draw_vae(
         columns=len(rows[0]),
     )
     _save(context, "samples.png", samples[:GRID], window, "samples from the prior")
-    _save(context, "interpolations.png", _interpolations(vae, real, window), window, "between two test slices")
+    _save(
+        context, "interpolations.png", _interpolations(vae, real, window), window, "between two test slices"
+    )
 
 
 def _interpolations(vae: ConvVAE, real: Tensor, window: HUWindow) -> Tensor:

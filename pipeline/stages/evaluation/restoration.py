@@ -8,16 +8,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from torch import nn
 
 from pipeline.bundle import Bundle
 from pipeline.config.evaluate import RestorationSettings
 from pipeline.data import Case
 from pipeline.errors import DataError
 from pipeline.figures import Panel, save_panels
-from pipeline.hu import HUScale, HUWindow
+from pipeline.hu import HUWindow
 from pipeline.metrics import (
-    BODY,
     Convention,
     Summary,
     clean_output_gain_db,
@@ -65,7 +63,7 @@ def evaluate_restoration(bundle: Bundle, context: Context) -> Metrics:
     conventions = [convention(name) for name in settings.conventions]
     amounts = tune_baselines(context.validation, settings, conventions[0])
     methods = _methods(bundle, amounts)
-    slices = chosen_slices(context.test, settings.slices_per_patient)
+    slices = chosen_slices(context.test, context.settings.slices_per_case)
     scores, tissue = [], []
     for case, index in progress(slices, "scoring slices"):
         outputs = {name: restore(_hu(case.low_dose(), index)) for name, restore in methods.items()}
@@ -91,7 +89,7 @@ def tune_baselines(
     cases: Sequence[Case], settings: RestorationSettings, chosen: Convention
 ) -> dict[str, float]:
     """For each baseline the value with the best mean PSNR on slices of the validation cases."""
-    slices = chosen_slices(cases, settings.tuning_slices_per_patient)
+    slices = chosen_slices(cases, settings.tuning_slices_per_case)
     trials = [(name, value) for name, values in settings.baselines.items() for value in values]
     scored = {
         (name, value): np.mean(
@@ -108,7 +106,7 @@ def tune_baselines(
         for name, value in progress(trials, "tuning baselines")
     }
     return {
-        name: max(values, key=lambda value: scored[name, value])  # noqa: B023 (used at once)
+        name: max(values, key=lambda value: scored[name, value])
         for name, values in settings.baselines.items()
     }
 
@@ -120,9 +118,10 @@ def verdict(scores: Mapping[str, Mapping[str, float]], convention_name: str) -> 
         scores: `psnr_db` and `gain_db` for each method, `input` and `restored` among them.
         convention_name: of the scores.
     """
-    gain = scores[RESTORED]["gain_db"]
+    gain = round(scores[RESTORED]["gain_db"], 2)
     if gain <= 0:
-        return f"WORSE THAN ITS INPUT by {-gain:.2f} dB (PSNR, {convention_name}): do not use this model"
+        word = "WORSE THAN" if gain < 0 else "no better than"
+        return f"{word} its input: {gain:+.2f} dB (PSNR, {convention_name}); do not use this model"
     better = [
         name
         for name in scores
@@ -134,22 +133,30 @@ def verdict(scores: Mapping[str, Mapping[str, float]], convention_name: str) -> 
 
 def _methods(bundle: Bundle, amounts: Mapping[str, float]) -> dict[str, Callable[[Slice], Slice]]:
     """Input, network and tuned baselines, all from a low-dose slice to a slice."""
-    model, scale = ready(bundle), bundle.scale
-    if scale is None:
-        raise ValueError(f"a denoiser is needed, got a bundle of kind {bundle.kind}")
     methods: dict[str, Callable[[Slice], Slice]] = {
         INPUT: lambda image: image,
-        RESTORED: lambda image: restore_slice(model, image, scale),
+        RESTORED: restore_with(bundle),
     }
     for name, amount in amounts.items():
         methods[name] = lambda image, denoise=BASELINES[name], amount=amount: denoise(image, amount)  # type: ignore[misc]
     return methods
 
 
-def restore_slice(model: nn.Module, image_hu: Slice, scale: HUScale) -> Slice:
-    """The network's output for one slice (H, W) HU."""
-    restored: Slice = restore_hu(model, to_device(image_hu[None], model), scale)[0, 0].cpu().numpy()
-    return restored
+def restore_with(bundle: Bundle) -> Callable[[Slice], Slice]:
+    """From a low-dose slice (H, W) HU to the denoiser's output.
+
+    Raises:
+        ValueError: the bundle is not a denoiser's.
+    """
+    model, scale = ready(bundle), bundle.scale
+    if scale is None:
+        raise ValueError(f"a denoiser is needed, got a bundle of kind {bundle.kind}")
+
+    def restore(image_hu: Slice) -> Slice:
+        restored: Slice = restore_hu(model, to_device(image_hu[None], model), scale)[0, 0].cpu().numpy()
+        return restored
+
+    return restore
 
 
 def _references(case: Case, index: int) -> dict[str, Slice]:
@@ -214,7 +221,9 @@ def _summarise(scores: pd.DataFrame, tissue: pd.DataFrame, context: Context) -> 
     generator = np.random.default_rng(context.settings.seed)
     metrics: Metrics = {}
     for (reference, name, method), rows in scores.groupby(["reference", "convention", "method"], sort=False):
-        values = {score: _over_patients(rows, score, generator).mean for score in ("psnr_db", "ssim", "rmse_hu")}
+        values = {
+            score: _over_patients(rows, score, generator).mean for score in ("psnr_db", "ssim", "rmse_hu")
+        }
         metrics.setdefault(f"against_{reference}", {}).setdefault(name, {})[method] = values
     primary = context.settings.restoration.conventions[0]
     for (reference, name), rows in scores.groupby(["reference", "convention"], sort=False):
@@ -225,11 +234,11 @@ def _summarise(scores: pd.DataFrame, tissue: pd.DataFrame, context: Context) -> 
                 values["gain_95_low_db"], values["gain_95_high_db"] = gain.interval
             if (reference, name, method) == (NORMAL_DOSE, primary, RESTORED):
                 metrics["gain_by_patient_db"] = dict(gain.patients)
-    for column in [name for name in tissue if name.endswith("_hu")]:
+    for column in [name for name in map(str, tissue.columns) if name.endswith("_hu")]:
         wanted = tissue.dropna(subset=[column])
         for (region, method), rows in wanted.groupby(["tissue", "method"], sort=False):
             mean = _over_patients(rows, column, generator).mean
-            metrics.setdefault(column, {}).setdefault(region, {})[method] = mean
+            metrics.setdefault(column, {}).setdefault(str(region), {})[str(method)] = mean
     return metrics
 
 
@@ -238,7 +247,9 @@ def _gains(rows: pd.DataFrame, generator: np.random.Generator) -> dict[str, Summ
     wide = rows.pivot_table(index=["patient", "case", "slice"], columns="method", values="psnr_db")
     gains = wide.drop(columns=INPUT).sub(wide[INPUT], axis=0).reset_index()
     return {
-        method: _over_patients(gains, method, generator) for method in rows["method"].unique() if method != INPUT
+        method: _over_patients(gains, method, generator)
+        for method in rows["method"].unique()
+        if method != INPUT
     }
 
 
@@ -252,7 +263,9 @@ def _limits(cases: Sequence[Case]) -> Metrics:
         ceilings = [gain_ceiling_db(case.dose_fraction, case.noise) for case in cases]
         clean = [clean_output_gain_db(case.dose_fraction, case.noise) for case in cases]
     except ValueError as impossible:
-        raise DataError(f"test cases: {impossible}; correct dose_fraction and noise in the manifest") from None
+        raise DataError(
+            f"test cases: {impossible}; correct dose_fraction and noise in the manifest"
+        ) from None
     return {"gain_ceiling_db": float(np.mean(ceilings)), "clean_output_gain_db": float(np.mean(clean))}
 
 
@@ -274,7 +287,9 @@ def _draw(
             ]
         )
         zoomed = {**outputs, **references}
-        zooms.append([Panel(_centre(image), window, name.replace("_", " ")) for name, image in zoomed.items()])
+        zooms.append(
+            [Panel(_centre(image), window, name.replace("_", " ")) for name, image in zoomed.items()]
+        )
     save_panels(context.folder / "panels.png", panels)
     save_panels(context.folder / "methods.png", zooms)
 
@@ -285,4 +300,4 @@ def _centre(image: Slice) -> Slice:
 
 
 def _hu(volume: npt.NDArray[np.int16], index: int) -> Slice:
-    return volume[index].astype(np.float32)
+    return np.asarray(volume[index], np.float32)

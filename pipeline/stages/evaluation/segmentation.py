@@ -1,17 +1,19 @@
-"""Segmenters: Dice per organ, on the normal dose or on all three kinds of images."""
+"""Segmenters: Dice per organ, on the normal dose alone or on normal-dose, low-dose and restored images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from torch import nn
 
 from pipeline.bundle import Bundle
+from pipeline.config.labels import LabelTable
 from pipeline.data import Case
+from pipeline.data.patches import class_lookup
+from pipeline.errors import DataError
 from pipeline.figures import Panel, save_panels
 from pipeline.metrics import dice, summarise
 from pipeline.models.apply import class_logits
@@ -25,44 +27,164 @@ from pipeline.stages.evaluation.context import (
     ready,
     to_device,
 )
-from pipeline.stages.evaluation.restoration import restore_slice
+from pipeline.stages.evaluation.restoration import restore_with
 
 Image = npt.NDArray[Any]
 Labels = npt.NDArray[np.uint8]
-BODY: Final = "body"
+Images = Callable[[Case, int], Image]
 AGGREGATION: Final = "slices of a patient pooled, mean over the patients in whom the organ is present"
+REFERENCE: Final = "reference"
 
 
-def evaluate_segmentation(bundle: Bundle, context: Context) -> Metrics:
-    """Dice per organ on the normal-dose slices of the test cases."""
-    return _evaluate(bundle, None, context)
+def evaluate_segmentation(bundle: Bundle, labels: LabelTable, context: Context) -> Metrics:
+    """Dice per organ on normal-dose slices of the test cases.
+
+    Args:
+        bundle: of a segmenter.
+        labels: the table of mask values.
+        context: cases, settings and where tables and pictures go.
+
+    Raises:
+        DataError: no test case has a mask.
+    """
+    return _evaluate(bundle, labels, {"normal_dose": _normal_dose}, context)
 
 
-def evaluate_task(segmenter: Bundle, denoiser: Bundle, context: Context) -> Metrics:
-    """Dice per organ on normal-dose, low-dose and restored slices of the test cases."""
-    return _evaluate(segmenter, denoiser, context)
+def evaluate_task(segmenter: Bundle, denoiser: Bundle, labels: LabelTable, context: Context) -> Metrics:
+    """Dice per organ on normal-dose, low-dose and restored slices; see `evaluate_segmentation`."""
+    restore = restore_with(denoiser)
+    images: dict[str, Images] = {
+        "normal_dose": _normal_dose,
+        "low_dose": _low_dose,
+        "restored": lambda case, index: restore(_low_dose(case, index)),
+    }
+    return _evaluate(segmenter, labels, images, context)
 
 
-def _evaluate(segmenter: Bundle, denoiser: Bundle | None, context: Context) -> Metrics:
+def _evaluate(bundle: Bundle, labels: LabelTable, images: Mapping[str, Images], context: Context) -> Metrics:
     cases = [case for case in context.test if case.has_mask]
     if not cases:
         raise DataError("no test case has a mask; Dice needs labels: see the manifest")
-    segment = _segment_with(segmenter)
-    doses = _doses(denoiser)
-    classes = _classes(segmenter)
-    slices = chosen_slices(cases, context.settings.slices_per_patient)
-    predicted: dict[str, list[Labels]] = {dose: [] for dose in doses}
-    targets = []
-    for case, index in progress(slices, "segmenting slices"):
-        targets.append(classes.of_label[case.mask()[index]])
-        for dose, image_of in doses.items():
-            predicted[dose].append(segment(image_of(case, index), case))
-    table = _dice_table(slices, targets, predicted, classes.names)
+    segment = _segment_with(bundle)
+    class_of_label = _class_of_label(bundle, labels)
+    slices = chosen_slices(cases, context.settings.slices_per_case)
+    label_maps = [
+        {
+            REFERENCE: class_of_label[case.mask()[index]],
+            **{kind: segment(image_of(case, index), case) for kind, image_of in images.items()},
+        }
+        for case, index in progress(slices, "segmenting slices")
+    ]
+    table = _dice_table(bundle, slices, label_maps)
     table.round(4).to_csv(context.folder / "dice.csv", index=False, lineterminator="\n")
-    _draw(slices, targets, predicted, doses, segmenter, context)
+    _draw(bundle, slices, label_maps, images, context)
     return {
         "patients": len({case.patient_id for case in cases}),
         "slices": len(slices),
         "aggregation": AGGREGATION,
         "dice": _mean_dice(table, np.random.default_rng(context.settings.seed)),
     }
+
+
+def _segment_with(bundle: Bundle) -> Callable[[Image, Case], Labels]:
+    """From a slice (H, W) HU of a case to its classes."""
+    if bundle.kind != "segmenter" or bundle.window is None:
+        raise ValueError(f"a segmenter is needed, got a bundle of kind {bundle.kind}")
+    model, window = ready(bundle), bundle.window
+
+    def segment(image_hu: Image, case: Case) -> Labels:
+        _, row_mm, column_mm = case.spacing_mm
+        logits = class_logits(
+            model,
+            to_device(image_hu[None], model),
+            window=window,
+            spacing_mm=(row_mm, column_mm),
+            input_spacing_mm=bundle.input_spacing_mm,
+        )
+        classes: Labels = logits[0].argmax(dim=0).cpu().numpy().astype(np.uint8)
+        return classes
+
+    return segment
+
+
+def _class_of_label(bundle: Bundle, table: LabelTable) -> Labels:
+    """The bundle's class of each mask value."""
+    organs = [str(label["name"]) for label in bundle.labels[1:]]
+    try:
+        return class_lookup(organs, {label.name: label.value for label in table.labels}, table.outside)
+    except ValueError as unknown:
+        raise DataError(f"bundle {bundle.name} and the label table disagree: {unknown}") from None
+
+
+def _dice_table(
+    bundle: Bundle, slices: Sequence[tuple[Case, int]], label_maps: Sequence[Mapping[str, Labels]]
+) -> pd.DataFrame:
+    """One row per patient, kind of image and organ that the patient's slices show."""
+    rows = []
+    for patient in dict.fromkeys(case.patient_id for case, _ in slices):
+        own = [maps for (case, _), maps in zip(slices, label_maps, strict=True) if case.patient_id == patient]
+        pooled = {kind: np.concatenate([maps[kind].ravel() for maps in own]) for kind in own[0]}
+        reference = pooled.pop(REFERENCE)
+        rows += [
+            {
+                "patient": patient,
+                "images": kind,
+                "organ": organ,
+                "dice": dice(members(predicted), members(reference)),
+            }
+            for organ, members in _organs(bundle).items()
+            if members(reference).any()
+            for kind, predicted in pooled.items()
+        ]
+    return pd.DataFrame(rows)
+
+
+def _organs(bundle: Bundle) -> dict[str, Callable[[Labels], npt.NDArray[np.bool_]]]:
+    """For each organ which pixels belong to it; the body is all that is not background."""
+    organs: dict[str, Callable[[Labels], npt.NDArray[np.bool_]]] = {
+        str(bundle.labels[0]["name"]): lambda classes: classes > 0
+    }
+    for label in bundle.labels[1:]:
+        organs[str(label["name"])] = lambda classes, value=label["value"]: classes == value  # type: ignore[misc]
+    return organs
+
+
+def _mean_dice(table: pd.DataFrame, generator: np.random.Generator) -> Metrics:
+    """For each kind of image the mean Dice of each organ, and the mean of these."""
+    means: Metrics = {}
+    for (kind, organ), rows in table.groupby(["images", "organ"], sort=False):
+        patients = {str(patient): list(values) for patient, values in rows.groupby("patient")["dice"]}
+        means.setdefault(str(kind), {})[str(organ)] = summarise(patients, generator).mean
+    return {kind: {**organs, "mean": float(np.mean(list(organs.values())))} for kind, organs in means.items()}
+
+
+def _draw(
+    bundle: Bundle,
+    slices: Sequence[tuple[Case, int]],
+    label_maps: Sequence[Mapping[str, Labels]],
+    images: Mapping[str, Images],
+    context: Context,
+) -> None:
+    """A row per anatomy: the normal dose with the reference, then each kind of image with its prediction."""
+    colours = {label["value"]: label["rgb"] for label in bundle.labels}
+    rows = []
+    for case, index in one_per_anatomy(slices):
+        maps, window = label_maps[slices.index((case, index))], display_window(case)
+        normal_dose = _normal_dose(case, index)
+        row = [
+            Panel(normal_dose, window, f"{case.anatomy}, normal dose"),
+            Panel(normal_dose, window, REFERENCE, maps[REFERENCE], colours),
+        ]
+        for kind, image_of in images.items():
+            title = f"predicted on {kind.replace('_', ' ')}"
+            row.append(Panel(image_of(case, index), window, title, maps[kind], colours))
+        rows.append(row)
+    save_panels(context.folder / "overlays.png", rows)
+
+
+def _normal_dose(case: Case, index: int) -> Image:
+    return np.asarray(case.normal_dose()[index], np.float32)
+
+
+def _low_dose(case: Case, index: int) -> Image:
+    return np.asarray(case.low_dose()[index], np.float32)

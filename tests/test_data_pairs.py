@@ -1,0 +1,46 @@
+"""Two grids are a pair, or the first thing that differs is named with both values."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.data.pairs import check_pair, grid_distance_mm
+from pipeline.dicom import Geometry
+from pipeline.errors import DataError
+
+GRID = Geometry((-10.0, -20.0, 5.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (2.0, 0.5, 0.5), (12, 64, 64))
+
+
+def test_equal_grids_and_rounded_headers_are_a_pair():
+    check_pair(GRID, GRID)
+    check_pair(GRID, replace(GRID, origin_mm=(-10.0, -20.0, 5.02), spacing_mm=(2.0005, 0.5, 0.5)))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"shape": (11, 64, 64)}, "normal_dose has 12 slices, low_dose has 11; a pair needs equal counts"),
+        (
+            {"shape": (12, 64, 32)},
+            "normal_dose has slices of 64x64, low_dose of 64x32; a pair needs one matrix",
+        ),
+        (
+            {"spacing_mm": (2.0, 0.5, 0.7)},
+            "normal_dose has steps of (2, 0.5, 0.5) mm (slice, row, column), low_dose of (2, 0.5, 0.7) mm",
+        ),
+        ({"origin_mm": (-10.0, -20.0, 7.0)}, "the two grids are up to 2.00 mm apart"),
+        ({"row_cosines": (-1.0, 0.0, 0.0), "column_cosines": (0.0, -1.0, 0.0)}, "mm apart"),
+    ],
+)
+def test_what_differs_is_named_with_both_values(change, complaint):
+    with pytest.raises(DataError) as error:
+        check_pair(GRID, replace(GRID, **change))
+    assert complaint in str(error.value)
+    assert "repair the series, or remove the case from cases.csv" in str(error.value)
+
+
+def test_the_distance_of_two_grids_is_that_of_the_worst_corner():
+    # A quarter turn about voxel (0, 0) moves the far corner of a slice from (3, 3) to (-3, 3) mm.
+    turn = np.array([[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=np.float64)
+    assert grid_distance_mm(np.eye(4), turn, (2, 4, 4)) == pytest.approx(6.0)

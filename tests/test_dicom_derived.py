@@ -1,0 +1,197 @@
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+
+from pipeline.dicom import Derivation, SeriesError, Task, discover, read_series, write_derived_series
+from tests.dicom_factory import NOON, make_slice, read_only_series, save, save_stack, write_phantom
+
+DERIVATION = Derivation("redcnn", "3", "ab" * 32, {"strength": 0.8, "engine": "cpu"}, "0.1.0")
+REAL = os.environ.get("LDCT_REAL_DATA")
+POSITIONS = [(0.0, 0.0, 0.0), (0.0, 0.0, 2.0), (0.0, 0.0, 4.0)]
+
+
+def derive(series, folder, hu=None, **changes):
+    arguments = {"derivation": DERIVATION, "now": NOON, **changes}
+    return write_derived_series(series, series.hu if hu is None else hu, folder, **arguments)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    stored=st_numpy.arrays(np.int16, (6, 5), elements=st.integers(-2048, 2047)),
+    slope=st.sampled_from([1, 1.000244, 0.5, 2.0002442, 0.1]),
+    intercept=st.sampled_from([0, -1000, -1024, -1024.4]),
+    padding=st.sampled_from([None, -2000, -2048]),
+)
+def test_unchanged_hu_give_the_stored_pixels_back(tmp_path, stored, slope, intercept, padding):
+    shutil.rmtree(tmp_path)
+    attributes = {"PixelPaddingValue": padding} if padding is not None else {}
+    dataset = make_slice(
+        stored, BitsStored=12, HighBit=11, RescaleSlope=slope, RescaleIntercept=intercept, **attributes
+    )
+    save(dataset, tmp_path / "in" / "a")
+    (path,) = derive(read_only_series(tmp_path / "in"), tmp_path / "out")
+    np.testing.assert_array_equal(pydicom.dcmread(path).pixel_array, stored)
+
+
+def test_hu_are_rounded_clipped_and_kept_off_the_padding_value(tmp_path):
+    stored = np.array([[0, 0, 0, 0, 100, 100]], np.uint16)
+    save(
+        make_slice(
+            stored, BitsStored=12, HighBit=11, RescaleSlope=2, RescaleIntercept=-1000, PixelPaddingValue=0
+        ),
+        tmp_path / "in" / "a",
+    )
+    series = read_only_series(tmp_path / "in")
+    wanted = np.array([[[0, 0, 0, 0, -1000, 1e6]]], np.float32)
+    (path,) = derive(series, tmp_path / "out", hu=wanted)
+    np.testing.assert_array_equal(pydicom.dcmread(path).pixel_array, [[0, 0, 0, 0, 1, 4095]])
+
+
+def test_derived_slices_say_what_they_are(tmp_path):
+    save_stack(
+        tmp_path / "in",
+        POSITIONS,
+        ImageType=["ORIGINAL", "PRIMARY", "AXIAL", "HELIX"],
+        DerivationDescription="earlier step",
+        LossyImageCompression="01",
+        SmallestImagePixelValue=0,
+        BurnedInAnnotation="NO",
+    )
+    series = read_only_series(tmp_path / "in")
+    dataset = pydicom.dcmread(derive(series, tmp_path / "out", hu=series.hu + 5)[1])
+    source = series.headers[1]
+    assert dataset.ImageType == ["DERIVED", "SECONDARY", "AXIAL", "HELIX"]
+    assert dataset.SeriesDescription == "abdomen (denoised)"
+    assert dataset.SeriesNumber == 9003
+    assert dataset.ImageComments == "Not for diagnostic use."
+    assert dataset.DerivationDescription.endswith("engine cpu, strength 0.8 earlier step")
+    assert dataset.DerivationCodeSequence[0].CodeValue == "113087"
+    assert dataset.SourceImageSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
+    assert dataset.SourceImageSequence[0].PurposeOfReferenceCodeSequence[0].CodeValue == "121322"
+    assert dataset.ContributingEquipmentSequence[-1].PurposeOfReferenceCodeSequence[0].CodeValue == "109102"
+    assert (dataset.ContentDate, dataset.ContentTime) == ("20260102", "120000")
+    assert (dataset.LossyImageCompression, dataset.BurnedInAnnotation) == ("01", "NO")
+    assert dataset.SmallestImagePixelValue == 5
+    for keyword in (
+        "StudyInstanceUID",
+        "FrameOfReferenceUID",
+        "ImagePositionPatient",
+        "PixelSpacing",
+        "PatientID",
+    ):
+        assert dataset[keyword].value == source[keyword].value
+    assert dataset.SeriesInstanceUID != source.SeriesInstanceUID
+    assert dataset.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
+
+
+def test_private_and_stale_elements_are_dropped(tmp_path):
+    dataset = make_slice(IconImageSequence=[pydicom.Dataset()], LargestPixelValueInSeries=7)
+    dataset.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x10, "LO", "secret")
+    save(dataset, tmp_path / "in" / "a")
+    (path,) = derive(read_only_series(tmp_path / "in"), tmp_path / "out")
+    written = pydicom.dcmread(path)
+    assert not [element for element in written if element.tag.is_private]
+    assert "IconImageSequence" not in written
+    assert "LargestPixelValueInSeries" not in written
+
+
+def test_diagnosis_warning_can_be_switched_off(tmp_path):
+    save_stack(tmp_path / "in", POSITIONS)
+    derivation = replace(DERIVATION, not_for_diagnosis=False)
+    paths = derive(read_only_series(tmp_path / "in"), tmp_path / "out", derivation=derivation)
+    assert "ImageComments" not in pydicom.dcmread(paths[0])
+
+
+def test_rerun_gives_the_same_bytes_and_leaves_the_source_series_as_it_was(tmp_path):
+    save_stack(tmp_path / "in", POSITIONS)
+    series = read_only_series(tmp_path / "in")
+    before = [str(header) for header in series.headers]
+    one, other = (derive(series, tmp_path / name) for name in "ab")
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
+    assert [str(header) for header in series.headers] == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"model_hash": "cd" * 32}, {"settings": {"strength": 0.5}}, {"product_version": "0.2.0"}],
+)
+def test_another_method_gives_other_uids(tmp_path, change):
+    save_stack(tmp_path / "in", POSITIONS)
+    series = read_only_series(tmp_path / "in")
+    derive(series, tmp_path / "a")
+    derive(series, tmp_path / "b", derivation=replace(DERIVATION, **change))
+    (one,), (other,) = discover(tmp_path / "a").series, discover(tmp_path / "b").series
+    assert one.series_uid != other.series_uid
+    assert not set(one.sop_instance_uids) & set(other.sop_instance_uids)
+
+
+def test_tilted_series_is_written_back_in_its_own_slices(tmp_path):
+    save_stack(tmp_path / "in", POSITIONS, orientation=(1, 0, 0, 0, 0.96, -0.28))
+    series = read_only_series(tmp_path / "in")
+    derive(series, tmp_path / "out")
+    again = read_only_series(tmp_path / "out")
+    assert again.entry.finding(Task.INGEST).code == "GANTRY_TILT"
+    np.testing.assert_array_equal(again.hu, series.hu)
+
+
+def test_wrong_shape_and_nan_are_caller_mistakes(tmp_path):
+    save_stack(tmp_path / "in", POSITIONS)
+    series = read_only_series(tmp_path / "in")
+    with pytest.raises(ValueError, match="shape"):
+        derive(series, tmp_path / "out", hu=series.hu[1:])
+    with pytest.raises(ValueError, match="finite"):
+        derive(series, tmp_path / "out", hu=series.hu * np.nan)
+
+
+def test_header_that_cannot_be_copied_is_one_line(tmp_path):
+    save_stack(tmp_path / "in", POSITIONS)
+    series = read_only_series(tmp_path / "in")
+    series.headers[1].add(pydicom.DataElement("AcquisitionNumber", "IS", "7"))
+    series.headers[1]["AcquisitionNumber"]._value = object()
+    with pytest.raises(SeriesError, match="UNREADABLE: 002: its header cannot be copied"):
+        derive(series, tmp_path / "out")
+
+
+def test_simpleitk_reads_the_same_geometry_and_hu(tmp_path):
+    hu = np.random.default_rng(1).integers(-1000, 2000, (4, 24, 20)).astype(np.float32)
+    source = write_phantom(hu, tmp_path / "in")
+    paths = derive(read_only_series(tmp_path / "in"), tmp_path / "out", hu=hu + 3)
+    assert_same_image(source, paths, shift_hu=3)
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL, reason="LDCT_REAL_DATA is not set")
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian dicom3tools) is not installed")
+@pytest.mark.parametrize("folder", ["ct/lidc_0314_chest_1mm", "ct/lungdx_a0002_chest_8mm"])
+def test_derived_series_has_no_error_that_its_source_has_not(tmp_path, folder):
+    (entry,) = discover(Path(str(REAL)) / folder).series
+    series = read_series(entry)
+    paths = derive(series, tmp_path / "out")
+    assert_same_image(entry.files, paths, shift_hu=0)
+    for path, source in zip(paths, entry.files, strict=True):
+        assert errors_of(path) <= errors_of(source)
+
+
+def errors_of(path):
+    judgement = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
+    return {line for line in judgement.stderr.splitlines() if line.startswith("Error")}
+
+
+def assert_same_image(source_files, derived_files, *, shift_hu):
+    source, derived = (
+        SimpleITK.ReadImage([str(path) for path in files]) for files in (source_files, derived_files)
+    )
+    for measure in ("GetOrigin", "GetSpacing", "GetDirection"):
+        np.testing.assert_allclose(getattr(derived, measure)(), getattr(source, measure)(), atol=1e-3)
+    source_hu, derived_hu = (SimpleITK.GetArrayFromImage(image) for image in (source, derived))
+    np.testing.assert_array_equal(derived_hu, source_hu + shift_hu)

@@ -1,0 +1,306 @@
+"""The evaluate stage on a hand-made project: two test patients, one validation patient, 64×64 pixels."""
+
+import json
+import typing
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.bundle import Bundle, save_bundle
+from pipeline.config import load_settings
+from pipeline.config.evaluate import BaselineName, ConventionName, EvaluateSettings
+from pipeline.config.layout import Layout
+from pipeline.data import Case, read_cases, write_index, write_volume
+from pipeline.data.patches import centred_slices
+from pipeline.errors import BundleError, ConfigError, DataError
+from pipeline.hu import WATER_CENTRED, HUWindow
+from pipeline.metrics import CONVENTIONS, rbf_mmd
+from pipeline.models import MODELS, ConvVAE, DCGANGenerator, RedCNN
+from pipeline.models.baselines import BASELINES
+from pipeline.stages import evaluate
+from pipeline.stages.evaluation.restoration import verdict
+
+WINDOW = HUWindow(-160, 240)
+BODY, LIVER = 14, 5
+LABELS = (
+    {"name": "body", "value": 1, "rgb": [200, 160, 120]},
+    {"name": "liver", "value": 2, "rgb": [200, 40, 40]},
+)
+EVALUATE = """
+slices_per_case: 2
+restoration:
+  tuning_slices_per_case: 1
+  baselines: {gaussian: [0.1, 5], nlm: [1, 30], tv: [1, 30]}
+generative: {samples: 8}
+"""
+SLICES = """
+family: %s
+steps: 1
+batch_size: 1
+validate_every: 1
+checkpoint_every: 1
+log_every: 1
+seed: 0
+model: {architecture: %s}
+optim: {lr: 1e-3}
+data: {window: {low: -160, high: 240}, image_size: 16, field_of_view_mm: 64, shift_pixels: 0, scale: 0}
+"""
+VAE = SLICES % ("vae", "vae") + "noise_sd: 0.1\nbeta: 1\nbeta_warmup_steps: 0\n"
+GAN = SLICES % ("gan", "dcgan") + "discriminator_features: 4\ndiscriminator_optim: {lr: 1e-3}\n"
+
+
+class Threshold(nn.Module):
+    """Air, body and liver told apart by their CT numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centres = nn.Parameter(torch.tensor([0.0, 0.5, 0.75]))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return -100 * (image - self.centres[:, None, None]).abs()
+
+
+@pytest.fixture
+def layout(tmp_path, monkeypatch):
+    """The project, with the working directory inside it and tracking off."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LDCT_TRACKING", "off")
+    layout = Layout("smoke")
+    layout.cases.mkdir(parents=True)
+    roles = {"p1": "test", "p2": "test", "p3": "validation"}
+    cases = [write_case(layout, name, role, seed) for seed, (name, role) in enumerate(roles.items())]
+    write_index(layout.cases, cases)
+    for name, text in {"evaluate": EVALUATE, "vae": VAE, "gan": GAN}.items():
+        write(layout.config(name), text)
+    return layout
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def write_case(layout, name, role, seed):
+    """A square body at 40 HU with a liver at 140 HU; noise of 10 HU, and three times its variance more."""
+    generator = np.random.default_rng(seed)
+    mask = np.zeros((3, 64, 64), np.uint8)
+    mask[:, 8:56, 8:56] = BODY
+    mask[:, 20:40, 12 : 30 + seed] = LIVER
+    truth = np.select([mask == BODY, mask == LIVER], [40, 140], -1000)
+    normal_dose = truth + generator.normal(0, 10, truth.shape)
+    low_dose = normal_dose + generator.normal(0, 10 * np.sqrt(3), truth.shape)
+    folder = layout.cases / name
+    folder.mkdir()
+    volumes = {"truth": truth, "normal_dose": normal_dose, "low_dose": low_dose}
+    for file, volume in volumes.items():
+        write_volume(folder / f"{file}.nii", np.rint(volume), np.eye(4), "int16")
+    write_volume(folder / "mask.nii", mask, np.eye(4), "uint8")
+    return Case(name, name, role, "abdomen", 0.25, "shared", (1, 1, 1), mask.shape, folder, True, True)
+
+
+def save_model(layout, name, kind, architecture, model, **fields):
+    arguments = fields.pop("arguments", {})
+    bundle = Bundle(
+        kind=kind, architecture=architecture, arguments=arguments, name=name, score={}, config_digest="",
+        data_digest="", tensors=model.state_dict(), **fields,
+    )  # fmt: skip
+    save_bundle(layout.bundle(name), bundle)
+    (layout.model(name) / "run.json").write_text('{"run_id": null}')
+
+
+def save_redcnn(layout, last_layer_sd=0.0):
+    torch.manual_seed(0)
+    model = RedCNN(features=2)
+    nn.init.normal_(model.decoder[-1].weight, std=last_layer_sd)
+    save_model(layout, "redcnn", "denoiser", "redcnn", model, arguments={"features": 2}, scale=WATER_CENTRED)
+
+
+def save_threshold(layout, monkeypatch):
+    monkeypatch.setitem(MODELS, "threshold", Threshold)
+    save_model(layout, "unet", "segmenter", "threshold", Threshold(), window=WINDOW, labels=LABELS)
+
+
+def metrics_of(layout, name):
+    return json.loads(layout.metrics(name).read_text(encoding="utf-8"))
+
+
+def test_denoiser_that_returns_its_input_gains_nothing_and_is_told_so(layout):
+    save_redcnn(layout)
+    evaluate.run("redcnn", "smoke")
+    metrics = metrics_of(layout, "redcnn")
+    scores = metrics["against_normal_dose"]["redcnn"]
+    assert scores["restored"] == {**scores["input"], "gain_db": 0.0}
+    assert metrics["verdict"].startswith("no better than its input")
+    assert metrics["gain_by_patient_db"] == {"p1": 0.0, "p2": 0.0}
+
+
+def test_input_scores_are_those_of_the_noise_that_was_added(layout):
+    """Inside a quarter of 4096 pixels nothing clips: RMSE √300 HU on the 48×48 body, 0 in the air around."""
+    save_redcnn(layout)
+    evaluate.run("redcnn", "smoke")
+    metrics = metrics_of(layout, "redcnn")
+    rmse = np.sqrt(300 * 48**2 / 64**2)
+    full = metrics["against_normal_dose"]["redcnn"]["input"]
+    assert full["rmse_hu"] == pytest.approx(rmse, rel=0.05)
+    assert full["psnr_db"] == pytest.approx(20 * np.log10(400 / rmse), abs=0.4)
+    assert metrics["noise_sd_hu"]["soft_tissue"]["normal_dose"] == pytest.approx(10, rel=0.1)
+    assert metrics["noise_sd_hu"]["soft_tissue"]["input"] == pytest.approx(20, rel=0.1)
+    assert metrics["bias_against_truth_hu"]["body"]["input"] == pytest.approx(0, abs=1)
+    assert metrics["gain_ceiling_db"] == pytest.approx(6.02, abs=0.01)
+    assert metrics["clean_output_gain_db"] == pytest.approx(4.77, abs=0.01)
+
+
+def test_baselines_are_tuned_on_validation_and_beat_their_input(layout):
+    save_redcnn(layout)
+    evaluate.run("redcnn", "smoke")
+    metrics = metrics_of(layout, "redcnn")
+    assert metrics["baselines"] == {"gaussian": 0.1, "nlm": 30.0, "tv": 30.0}
+    assert metrics["against_truth"]["redcnn"]["nlm"]["gain_db"] > 1
+
+
+def test_model_worse_than_its_input_is_said_so(layout):
+    save_redcnn(layout, last_layer_sd=1.0)
+    evaluate.run("redcnn", "smoke")
+    assert "WORSE THAN its input" in metrics_of(layout, "redcnn")["verdict"]
+
+
+def test_verdict_names_the_baselines_that_did_better():
+    scores = {
+        "input": {"psnr_db": 30.0},
+        "restored": {"psnr_db": 34.0, "gain_db": 4.0},
+        "nlm": {"psnr_db": 35.0, "gain_db": 5.0},
+        "tv": {"psnr_db": 33.0, "gain_db": 3.0},
+    }
+    assert (
+        verdict(scores, "redcnn")
+        == "gains 4.00 dB over its input (PSNR, redcnn) but nlm did as well or better"
+    )
+
+
+def test_slices_csv_averages_to_the_metrics(layout):
+    save_redcnn(layout, last_layer_sd=0.01)
+    evaluate.run("redcnn", "smoke")
+    table = pd.read_csv(layout.evaluation("redcnn") / "slices.csv")
+    rows = table.query("reference == 'truth' and convention == 'full' and method == 'restored'")
+    mean = rows.groupby("patient")["ssim"].mean().mean()
+    assert metrics_of(layout, "redcnn")["against_truth"]["full"]["restored"]["ssim"] == pytest.approx(
+        mean, abs=1e-4
+    )
+
+
+def test_same_inputs_give_the_same_files(layout):
+    save_redcnn(layout, last_layer_sd=0.01)
+    runs = []
+    for _ in range(2):
+        evaluate.run("redcnn", "smoke")
+        written = sorted(layout.evaluation("redcnn").iterdir())
+        runs.append([layout.metrics("redcnn").read_bytes(), *(path.read_bytes() for path in written)])
+        assert {path.name for path in written} == {"slices.csv", "tissue.csv", "panels.png", "methods.png"}
+    assert runs[0] == runs[1]
+
+
+def test_segmenter_is_scored_per_organ(layout, monkeypatch):
+    save_threshold(layout, monkeypatch)
+    evaluate.run("unet", "smoke")
+    dices = metrics_of(layout, "unet")["dice"]
+    assert list(dices) == ["normal_dose"]
+    assert dices["normal_dose"] == {"body": 1.0, "liver": 1.0, "mean": 1.0}
+    assert (layout.evaluation("unet") / "overlays.png").exists()
+
+
+def test_task_compares_normal_low_and_restored_dose(layout, monkeypatch):
+    save_threshold(layout, monkeypatch)
+    save_redcnn(layout)
+    evaluate.run("task", "smoke")
+    dices = metrics_of(layout, "task")["dice"]
+    assert dices["normal_dose"]["liver"] == 1
+    assert dices["low_dose"]["liver"] < 1
+    assert dices["restored"] == dices["low_dose"]
+
+
+def test_vae_terms_add_up_to_the_bound(layout):
+    torch.manual_seed(0)
+    arguments = {"image_size": 16, "latent_dimensions": 4, "features": 4}
+    save_model(layout, "vae", "vae", "vae", ConvVAE(**arguments), arguments=arguments, window=WINDOW)
+    evaluate.run("vae", "smoke")
+    metrics = metrics_of(layout, "vae")
+    assert metrics["negative_elbo_nats"] == pytest.approx(metrics["reconstruction_nats"] + metrics["kl_nats"])
+    latent = pd.read_csv(layout.evaluation("vae") / "latent.csv")
+    assert latent["kl_nats"].sum() == pytest.approx(metrics["kl_nats"], abs=1e-3)
+    assert metrics["mmd2"] > 0
+    pictures = {path.name for path in layout.evaluation("vae").glob("*.png")}
+    assert pictures == {"reconstructions.png", "samples.png", "interpolations.png"}
+
+
+def test_gan_samples_stand_beside_the_floor_of_real_slices(layout):
+    torch.manual_seed(0)
+    arguments = {"image_size": 16, "latent_dimensions": 4, "features": 4}
+    save_model(layout, "gan", "gan", "dcgan", DCGANGenerator(**arguments), arguments=arguments, window=WINDOW)
+    evaluate.run("gan", "smoke")
+    metrics = metrics_of(layout, "gan")
+    assert metrics["mmd2"] > 0.1
+    test, validation = (
+        torch.cat(
+            [
+                centred_slices(case, image_size=16, field_of_view_mm=64)
+                for case in read_cases(layout.cases, role)
+            ]
+        )
+        for role in ("test", "validation")
+    )
+    floor = rbf_mmd(WINDOW.to_unit(validation).numpy(), WINDOW.to_unit(test).numpy())
+    assert metrics["mmd2_real_vs_real"] == pytest.approx(floor, abs=1e-4)
+    assert metrics["samples"] == 8
+
+
+def test_missing_weights_leave_earlier_results_alone(layout):
+    write(layout.metrics("redcnn"), "{}")
+    with pytest.raises(BundleError, match="no such bundle"):
+        evaluate.run("redcnn", "smoke")
+    assert layout.metrics("redcnn").read_text() == "{}"
+
+
+def test_task_refuses_a_bundle_of_another_kind(layout, monkeypatch):
+    save_threshold(layout, monkeypatch)
+    save_model(layout, "redcnn", "segmenter", "threshold", Threshold(), window=WINDOW, labels=LABELS)
+    with pytest.raises(BundleError, match="holds a segmenter, a denoiser is needed"):
+        evaluate.run("task", "smoke")
+
+
+def test_segmenter_without_any_mask_is_one_line(layout, monkeypatch):
+    save_threshold(layout, monkeypatch)
+    index = layout.cases / "index.csv"
+    index.write_text(index.read_text().replace("True,True", "False,True"))
+    with pytest.raises(DataError, match="no test case has a mask"):
+        evaluate.run("unet", "smoke")
+
+
+def test_misspelt_convention_is_one_line(layout):
+    write(layout.config("evaluate"), EVALUATE.replace("  tuning", "  conventions: [red-cnn]\n  tuning"))
+    with pytest.raises(ConfigError, match=r"restoration\.conventions"):
+        evaluate.run("redcnn", "smoke")
+
+
+def test_settings_name_exactly_the_conventions_and_baselines_that_exist():
+    assert set(typing.get_args(ConventionName)) == set(CONVENTIONS)
+    assert set(typing.get_args(BaselineName)) == set(BASELINES)
+
+
+def test_what_is_not_finite_becomes_null():
+    assert evaluate.rounded({"a": {"b": float("inf")}, "c": 1.23456, "d": 3}) == {
+        "a": {"b": None},
+        "c": 1.2346,
+        "d": 3,
+    }
+    assert dict(evaluate.numbers({"a": {"b": 1.5, "c": "text"}, "d": 2, "e": None}, "test")) == {
+        "test/a/b": 1.5,
+        "test/d": 2.0,
+    }
+
+
+@pytest.mark.parametrize("preset", ["demo", "smoke", "paper"])
+def test_every_preset_can_be_read(preset, pytestconfig):
+    load_settings(pytestconfig.rootpath / Layout(preset).config("evaluate"), EvaluateSettings)

@@ -1,0 +1,427 @@
+"""Trained networks on folders of DICOM: what is written, kept, refused, and survived."""
+
+import json
+import stat
+from datetime import UTC, datetime
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+
+from pipeline.bundle import Bundle
+from pipeline.dicom import Geometry, SegmentLabel, Verdict, discover, read_series, write_ct_series
+from pipeline.errors import DataError
+from pipeline.hu import AIR_HU, WATER_CENTRED, HUWindow
+from pipeline.inference import folder as folder_module
+from pipeline.inference.folder import run_folder
+from pipeline.inference.networks import Network, denoise, segment
+from pipeline.inference.noise import global_noise_sd_hu
+from pipeline.inference.outcomes import Outcome, exit_code
+from pipeline.inference.pseudonyms import Pseudonyms, load_secret
+from pipeline.inference.treatment import Treatment
+from pipeline.models import build_model
+
+NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
+PSEUDONYMS = Pseudonyms(b"0" * 32)
+PATIENT = "DOE^JANE"
+UNTRAINED = build_model("redcnn", features=2).state_dict()
+
+
+class Silent:
+    """Counts what an observer is told."""
+
+    def __init__(self):
+        self.total = self.seen = 0
+
+    def looked_at(self, files):
+        pass
+
+    def planned(self, slices):
+        self.total = slices
+
+    def advanced(self, slices):
+        self.seen += slices
+
+    def settled(self, outcome):
+        pass
+
+
+class Brighten(torch.nn.Module):
+    """Adds a constant to network units."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.units = units
+
+    def forward(self, image):
+        return image + self.units
+
+
+class Threshold(torch.nn.Module):
+    """Class 1 above the middle of the window, class 2 above three quarters, else background."""
+
+    def forward(self, image):
+        return torch.cat([0.5 - image, 0 * image, 100 * (image - 0.75)], dim=1)
+
+
+LABELS = (
+    SegmentLabel(
+        "body", 1, ("123037004", "SCT", "Anatomical Structure"), ("38266002", "SCT", "Body"), (1, 2, 3)
+    ),
+    SegmentLabel(
+        "bone", 2, ("123037004", "SCT", "Anatomical Structure"), ("272673000", "SCT", "Bone"), (9, 9, 0)
+    ),
+)
+
+
+def bundle_of(kind, **changes):
+    fields = {
+        "kind": kind,
+        "architecture": "redcnn",
+        "arguments": {"features": 2},
+        "name": kind,
+        "scale": WATER_CENTRED if kind == "denoiser" else None,
+        "window": None if kind == "denoiser" else HUWindow(-1000, 1000),
+        "labels": () if kind == "denoiser" else tuple(vars(label) for label in LABELS),
+        "score": {},
+        "config_digest": "",
+        "data_digest": "",
+        "tensors": UNTRAINED,
+    }
+    return Bundle(**{**fields, **changes})
+
+
+def network_of(module, kind="denoiser", batch_slices=2):
+    return Network(bundle_of(kind), module.eval(), torch.device("cpu"), "fp32", batch_slices)
+
+
+def treatment(units=0.02, strength=1.0, with_segmenter=True):
+    segmenter = network_of(Threshold(), "segmenter") if with_segmenter else None
+    return Treatment(denoiser=network_of(Brighten(units)), segmenter=segmenter, strength=strength)
+
+
+def write_source(folder, uid_seed="a", slices=3):
+    hu = np.full((slices, 32, 40), AIR_HU, np.float32)
+    hu[:, 8:24, 8:32] = 40
+    hu[:, 12:16, 12:16] = 900
+    geometry = Geometry((0, 0, 0), (1, 0, 0), (0, 1, 0), (2.0, 0.8, 0.7), hu.shape)
+    return write_ct_series(
+        hu,
+        geometry,
+        folder,
+        patient_id=PATIENT,
+        study_uid="1.2.3",
+        series_uid=f"1.2.3.{ord(uid_seed)}",
+        frame_of_reference_uid="1.2.4",
+        uid_seed=uid_seed,
+        series_number=1,
+        series_description="test",
+        study_datetime=NOW,
+        body_part="ABDOMEN",
+        kernel="B30",
+        kvp=120.0,
+        tube_current_ma=100.0,
+        exposure_mas=100.0,
+        slice_thickness_mm=2.0,
+        comment="",
+    )
+
+
+def run(source, target, chosen=None, now=NOW, observer=None):
+    return run_folder(
+        source,
+        target,
+        chosen or treatment(),
+        pseudonyms=PSEUDONYMS,
+        now=now,
+        fixed_clock=None,
+        observer=observer or Silent(),
+    )
+
+
+def tree(folder):
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+
+
+def the_series(target):
+    (record,) = target.glob("*/*/series.json")
+    return record.parent
+
+
+def test_strength_blends_the_correction():
+    hu = np.random.default_rng(0).normal(0, 50, (3, 24, 24)).astype(np.float32)
+    padding = np.zeros(hu.shape, bool)
+    network = network_of(Brighten(0.1))
+    assert np.allclose(denoise(network, hu, padding, strength=0.3), hu + 30, atol=1e-3)
+    assert np.array_equal(denoise(network, hu, padding, strength=0.0), hu)
+
+
+def test_padding_is_air_for_the_network_and_unchanged_in_the_result():
+    hu = np.full((1, 24, 24), 50, np.float32)
+    padding = np.zeros(hu.shape, bool)
+    padding[0, :4] = True
+    hu[padding] = -2000
+    seen = []
+    network = network_of(Brighten(0.1))
+    network.module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    denoised = denoise(network, hu, padding)
+    assert (denoised[padding] == -2000).all()
+    assert (seen[0][0, 0, :4] == -1).all()
+
+
+def test_an_untrained_redcnn_returns_its_input_within_rounding():
+    hu = np.linspace(-1000, 3000, 2 * 24 * 24, dtype=np.float32).reshape(2, 24, 24)
+    network = Network.load(
+        bundle_of("denoiser"), device=torch.device("cpu"), precision="bf16", batch_slices=1
+    )
+    assert np.abs(denoise(network, hu, np.zeros(hu.shape, bool)) - hu).max() < 1e-3
+
+
+def test_a_denoiser_that_diverges_is_an_error():
+    hu = np.zeros((1, 24, 24), np.float32)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        denoise(network_of(Brighten(float("nan"))), hu, np.zeros(hu.shape, bool))
+
+
+def test_segment_takes_the_likeliest_class_and_leaves_padding_out():
+    hu = np.array([[[-900, 100, 800, 800]]], np.float32)
+    padding = np.array([[[False, False, False, True]]])
+    label_map = segment(network_of(Threshold(), "segmenter"), hu, padding, spacing_mm=(1, 1))
+    assert label_map.tolist() == [[[0, 1, 2, 0]]]
+
+
+def test_global_noise_is_the_sd_of_the_noise_in_uniform_tissue():
+    hu = 40 + np.random.default_rng(0).normal(0, 12, (4, 96, 96))
+    assert global_noise_sd_hu(hu, hu) == pytest.approx(12, rel=0.04)
+    assert global_noise_sd_hu(hu, hu / 4) == pytest.approx(3, rel=0.05)
+    air = np.full((1, 96, 96), AIR_HU)
+    assert global_noise_sd_hu(air, air) is None
+
+
+def test_pseudonyms_depend_on_the_secret_and_repeat():
+    assert PSEUDONYMS.name("series", "1.2.3") == Pseudonyms(b"0" * 32).name("series", "1.2.3")
+    assert PSEUDONYMS.name("series", "1.2.3") != Pseudonyms(b"1" * 32).name("series", "1.2.3")
+    assert "0000" not in repr(PSEUDONYMS)
+
+
+def test_the_secret_is_made_once_and_private(tmp_path):
+    path = tmp_path / ".ldct" / "secret"
+    assert load_secret(path) == load_secret(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(path.parent.iterdir()) == [path]
+    path.write_bytes(b"short")
+    with pytest.raises(DataError, match="5 bytes are no pseudonym secret"):
+        load_secret(path)
+
+
+def test_a_folder_becomes_a_derived_series_a_segmentation_and_a_record(tmp_path):
+    write_source(tmp_path / "in")
+    observer = Silent()
+    (outcome,) = run(tmp_path / "in", tmp_path / "out", observer=observer)
+    series = the_series(tmp_path / "out")
+    assert (outcome.verdict, outcome.reason_codes, observer.total, observer.seen) == ("done", (), 6, 6)
+    assert sorted(path.name for path in series.iterdir()) == [
+        "denoised",
+        "preview.png",
+        "segmentation.dcm",
+        "series.json",
+    ]
+    before = read_series(discover(tmp_path / "in").series[0])
+    after = read_series(discover(series / "denoised").series[0])
+    assert np.array_equal(after.hu, before.hu + 20)
+    record = json.loads((series / "series.json").read_text())
+    voxel_ml = 2.0 * 0.8 * 0.7 / 1000
+    assert record["volumes_ml"]["bone"] == pytest.approx(3 * 4 * 4 * voxel_ml, abs=0.01)
+    assert record["volumes_ml"]["body"] == pytest.approx(3 * 16 * 24 * voxel_ml, abs=0.01)
+    assert {output["path"] for output in record["outputs"]} == set(tree(series)) - {"series.json"}
+    assert not (tmp_path / "out" / ".staging").exists()
+
+
+def test_strength_zero_writes_the_source_pixels_bit_for_bit(tmp_path):
+    sources = write_source(tmp_path / "in")
+    run(tmp_path / "in", tmp_path / "out", treatment(strength=0.0))
+    written = sorted((the_series(tmp_path / "out") / "denoised").iterdir())
+    for source, result in zip(sources, written, strict=True):
+        assert pydicom.dcmread(source).PixelData == pydicom.dcmread(result).PixelData
+
+
+def test_nothing_outside_the_dicom_files_names_the_patient(tmp_path):
+    write_source(tmp_path / PATIENT)
+    (tmp_path / PATIENT / f"{PATIENT}.txt").write_text("notes")
+    run(tmp_path / PATIENT, tmp_path / "out")
+    for name, path in tree(tmp_path / "out").items():
+        assert "DOE" not in name
+        if path.suffix != ".dcm":
+            assert b"DOE" not in path.read_bytes()
+            assert b"1.2.3" not in path.read_bytes()
+
+
+def test_a_rerun_keeps_what_is_finished_and_repairs_what_is_not(tmp_path):
+    write_source(tmp_path / "in" / "a", "a")
+    write_source(tmp_path / "in" / "b", "b")
+    run(tmp_path / "in", tmp_path / "out")
+    first = {name: path.read_bytes() for name, path in tree(tmp_path / "out").items()}
+    lost = sorted(name for name in first if name.endswith("0002.dcm"))[0]
+    (tmp_path / "out" / lost).unlink()
+    (tmp_path / "out" / "journal.jsonl").unlink()
+    outcomes = run(tmp_path / "in", tmp_path / "out", now=datetime(2030, 1, 1, tzinfo=UTC))
+    assert sorted(outcome.reused for outcome in outcomes) == [False, True]
+    again = {name: path.read_bytes() for name, path in tree(tmp_path / "out").items()}
+    assert set(again) == set(first)
+    assert [name for name in first if name.endswith(".dcm") and first[name] != again[name]] == []
+
+
+@pytest.mark.parametrize("change", ["touched source", "other strength"])
+def test_a_changed_input_or_recipe_is_processed_again(tmp_path, change):
+    files = write_source(tmp_path / "in")
+    run(tmp_path / "in", tmp_path / "out")
+    if change == "touched source":
+        files[0].write_bytes(files[0].read_bytes())
+        (outcome,) = run(tmp_path / "in", tmp_path / "out")
+    else:
+        (outcome,) = run(tmp_path / "in", tmp_path / "out", treatment(strength=0.5))
+    assert not outcome.reused
+
+
+def test_a_slice_that_is_missing_leaves_denoising_and_forbids_segmentation(tmp_path):
+    files = write_source(tmp_path / "in", slices=5)
+    files[1].unlink()
+    (outcome,) = run(tmp_path / "in", tmp_path / "out")
+    series = the_series(tmp_path / "out")
+    assert (outcome.verdict, outcome.reason_codes) == (Verdict.SLICEWISE, ("MISSING_SLICE",))
+    assert len(tree(series / "denoised")) == 4
+    assert not (series / "segmentation.dcm").exists()
+
+
+def test_without_a_denoiser_an_irregular_series_is_refused(tmp_path):
+    files = write_source(tmp_path / "in", slices=5)
+    files[1].unlink()
+    only_segmenter = Treatment(denoiser=None, segmenter=network_of(Threshold(), "segmenter"))
+    (outcome,) = run(tmp_path / "in", tmp_path / "out", only_segmenter)
+    assert (outcome.verdict, exit_code([outcome])) == (Verdict.REFUSED, 1)
+
+
+def test_a_series_without_any_organ_is_denoised_and_says_so(tmp_path):
+    write_source(tmp_path / "in")
+    (outcome,) = run(tmp_path / "in", tmp_path / "out", treatment(units=-3.0))
+    assert (outcome.verdict, outcome.reason_codes) == (Verdict.DONE, ("NOTHING_SEGMENTED",))
+
+
+def test_one_failing_series_never_stops_the_batch(tmp_path, monkeypatch):
+    write_source(tmp_path / "in" / "a", "a")
+    write_source(tmp_path / "in" / "b", "b")
+    treat = folder_module.treat_series
+
+    def fail_once(entry, *arguments, **options):
+        if entry.series_uid.endswith(str(ord("a"))):
+            raise OSError(28, "No space left on device", f"/data/{PATIENT}")
+        return treat(entry, *arguments, **options)
+
+    monkeypatch.setattr(folder_module, "treat_series", fail_once)
+    outcomes = run(tmp_path / "in", tmp_path / "out")
+    assert sorted(outcome.verdict for outcome in outcomes) == ["done", "failed"]
+    failed = next(outcome for outcome in outcomes if outcome.verdict == "failed")
+    assert failed.message == "OSError: No space left on device"
+    assert exit_code(outcomes) == 3
+    _, *lines = (tmp_path / "out" / "journal.jsonl").read_text().splitlines()
+    assert [json.loads(line)["reason_codes"] for line in lines] == [[], ["UNEXPECTED_ERROR"]]
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["verdicts"] == {"done": 1, "failed": 1}
+
+
+def test_a_truncated_file_fails_its_series_alone(tmp_path):
+    broken = write_source(tmp_path / "in" / "a", "a")[1]
+    broken.write_bytes(broken.read_bytes()[:-500])
+    write_source(tmp_path / "in" / "b", "b")
+    outcomes = run(tmp_path / "in", tmp_path / "out")
+    assert sorted((outcome.verdict, *outcome.reason_codes) for outcome in outcomes) == [
+        ("done",),
+        ("failed", "CORRUPT_PIXEL_DATA"),
+    ]
+
+
+def test_what_a_killed_run_left_behind_is_not_taken_for_done(tmp_path):
+    write_source(tmp_path / "in")
+    run(tmp_path / "in", tmp_path / "out")
+    series = the_series(tmp_path / "out")
+    staged = tmp_path / "out" / ".staging" / series.name
+    staged.parent.mkdir()
+    series.rename(staged)
+    (outcome,) = run(tmp_path / "in", tmp_path / "out")
+    assert not outcome.reused
+    assert the_series(tmp_path / "out") == series
+    assert not staged.exists()
+
+
+def test_a_written_series_that_reads_back_differently_is_dropped(tmp_path, monkeypatch):
+    write_source(tmp_path / "in")
+    from pipeline.inference import one_series
+
+    write = one_series.write_derived_series
+
+    def flip_a_bit(*arguments, **options):
+        written = write(*arguments, **options)
+        content = bytearray(written[1].read_bytes())
+        content[-100] ^= 1
+        written[1].write_bytes(content)
+        return written
+
+    monkeypatch.setattr(one_series, "write_derived_series", flip_a_bit)
+    (outcome,) = run(tmp_path / "in", tmp_path / "out")
+    assert outcome.verdict == Verdict.FAILED
+    assert outcome.message.startswith("slice 2 of 3 reads back differently")
+    assert set(tree(tmp_path / "out")) == {".ldct.json", "journal.jsonl", "summary.json"}
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "complaint"),
+    [
+        ("absent", "out", "absent: no such folder"),
+        ("in", "in/out", "in/out: overlaps the input"),
+        ("in", ".", "overlaps the input"),
+        ("in", "file", "file: a file"),
+        ("in", "foreign", "foreign: not empty and not written by ldct predict"),
+        ("foreign", "out", "foreign: no CT series here, only 0 other series and 1 other files"),
+    ],
+)
+def test_folders_that_cannot_be_used_are_refused_in_one_line(tmp_path, source, target, complaint):
+    write_source(tmp_path / "in")
+    (tmp_path / "file").touch()
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "readme.txt").write_text("hello")
+    with pytest.raises(DataError, match=complaint) as refused:
+        run(tmp_path / source, tmp_path / target)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_of_another_secret_is_refused(tmp_path):
+    write_source(tmp_path / "in")
+    run(tmp_path / "in", tmp_path / "out")
+    with pytest.raises(DataError, match="another secret"):
+        run_folder(
+            tmp_path / "in",
+            tmp_path / "out",
+            treatment(),
+            pseudonyms=Pseudonyms(b"1" * 32),
+            now=NOW,
+            fixed_clock=None,
+            observer=Silent(),
+        )
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code"),
+    [
+        (["done", "skipped"], 0),
+        (["slicewise"], 0),
+        (["done", "refused"], 3),
+        (["done", "failed"], 3),
+        (["refused", "skipped"], 1),
+    ],
+)
+def test_exit_code(verdicts, code):
+    outcomes = [
+        Outcome(study=None, series=None, verdict=Verdict(verdict), reason_codes=(), files=1)
+        for verdict in verdicts
+    ]
+    assert exit_code(outcomes) == code

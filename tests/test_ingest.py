@@ -1,0 +1,282 @@
+"""From DICOM pairs and a manifest to cases on disk, and how each bad case ends."""
+
+import shutil
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from pipeline.data import data_digest, read_cases, read_fingerprint, write_volume
+from pipeline.dicom import Geometry, write_ct_series
+from pipeline.errors import ConfigError, DataError
+from pipeline.manifest import ManifestCase, folder_sha256, write_manifest, write_split
+from pipeline.stages import ingest
+
+SHAPE = (5, 64, 64)
+ORIGIN_MM = (-20.0, -30.0, 100.0)
+GRID = Geometry(ORIGIN_MM, (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (3.0, 0.8, 0.7), SHAPE)
+
+
+def phantom_hu(noise_sd_hu: float, seed: int) -> np.ndarray:
+    """A water cylinder in air with white noise."""
+    rows, columns = np.mgrid[:64, :64] - 31.5
+    water = np.where(np.hypot(rows, columns) < 28, 0.0, -1000.0)
+    return np.rint(water + np.random.default_rng(seed).normal(0, noise_sd_hu, SHAPE)).clip(-1024, None)
+
+
+def write_series(hu: np.ndarray, grid: Geometry, folder: Path) -> None:
+    write_ct_series(
+        hu,
+        grid,
+        folder,
+        patient_id="P1",
+        study_uid="1.2.3",
+        series_uid=f"1.2.3.{len(folder.name)}",
+        frame_of_reference_uid="1.2.4",
+        uid_seed=folder.name,
+        series_number=1,
+        series_description="test",
+        study_datetime=datetime(2020, 1, 1),
+        body_part="ABDOMEN",
+        kernel="SOFT",
+        kvp=120,
+        tube_current_ma=100,
+        exposure_mas=50,
+        slice_thickness_mm=3.0,
+        comment="",
+    )
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory) -> Path:
+    """One case with everything: `c1/{normal_dose,low_dose,labels.nii,truth.nii}`."""
+    folder = tmp_path_factory.mktemp("images") / "c1"
+    folder.mkdir()
+    write_series(phantom_hu(10, seed=1), GRID, folder / "normal_dose")
+    write_series(phantom_hu(20, seed=2), GRID, folder / "low_dose")
+    write_volume(folder / "labels.nii", phantom_hu(0, seed=0) > -500, GRID.affine_ras, np.uint8)
+    write_volume(folder / "truth.nii", phantom_hu(0, seed=0), GRID.affine_ras, np.int16)
+    return folder.parent
+
+
+class Project:
+    """A working directory with the preset `tiny`, its manifest and images."""
+
+    def __init__(self, root: Path, images: Path) -> None:
+        self.root = root
+        self.images = root / "images"
+        shutil.copytree(images, self.images)
+        (root / "configs" / "tiny").mkdir(parents=True)
+        self.configure()
+        self.cases = [
+            ManifestCase(
+                "c1",
+                "p1",
+                "abdomen",
+                0.25,
+                "shared",
+                "c1/normal_dose",
+                "c1/low_dose",
+                "c1/labels.nii",
+                "c1/truth.nii",
+            )
+        ]
+
+    def configure(self, root: str = "images", workers: int = 1) -> None:
+        text = f"manifest: manifest\nsplit: holdout\nroot: {root}\nworkers: {workers}\n"
+        (self.root / "configs" / "tiny" / "ingest.yaml").write_text(text)
+
+    def add_case(self, case_id: str, **changes: object) -> Path:
+        """Another case; its own copy of the images."""
+        shutil.copytree(self.images / "c1", self.images / case_id)
+        paths = {"normal_dose": f"{case_id}/normal_dose", "low_dose": f"{case_id}/low_dose"}
+        self.cases.append(ManifestCase(case_id, case_id, "head", 0.5, "independent", **{**paths, **changes}))
+        return self.images / case_id
+
+    def run(self) -> Path:
+        write_manifest(self.root / "manifest", self.cases)
+        write_split(self.root / "manifest", "holdout", {case.case_id: "train" for case in self.cases})
+        ingest.run("tiny")
+        return self.root / "data" / "tiny" / "cases"
+
+
+@pytest.fixture
+def project(tmp_path, images, monkeypatch) -> Project:
+    monkeypatch.chdir(tmp_path)
+    return Project(tmp_path, images)
+
+
+def test_a_pair_is_stored_in_hu_with_the_geometry_of_its_dicom(project, images):
+    folder = project.run()
+    reader = SimpleITK.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(images / "c1" / "low_dose")))
+    source = reader.Execute()
+    stored = SimpleITK.ReadImage(str(folder / "c1" / "low_dose.nii"))
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(stored), SimpleITK.GetArrayFromImage(source))
+    np.testing.assert_allclose(stored.GetOrigin(), source.GetOrigin(), atol=1e-4)
+    np.testing.assert_allclose(stored.GetSpacing(), source.GetSpacing(), atol=1e-5)
+    np.testing.assert_allclose(stored.GetDirection(), source.GetDirection(), atol=1e-6)
+
+
+def test_the_index_the_pictures_and_the_companions_are_there(project):
+    folder = project.run()
+    (case,) = read_cases(folder, "train")
+    assert (case.case_id, case.patient_id, case.anatomy, case.dose_fraction) == ("c1", "p1", "abdomen", 0.25)
+    assert (case.shape, case.spacing_mm, case.noise) == (SHAPE, GRID.spacing_mm, "shared")
+    np.testing.assert_array_equal(case.normal_dose(), phantom_hu(10, seed=1))
+    np.testing.assert_array_equal(case.truth(), phantom_hu(0, seed=0))
+    assert case.mask().dtype == np.uint8
+    assert (folder / "qc" / "c1.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_fingerprint_knows_kernel_and_noise(project):
+    found = read_fingerprint(project.run())
+    assert found["kernels"] == {"SOFT": 1}
+    assert found["slice_thickness_mm"] == [3.0, 3.0]
+    assert found["noise_sd_hu"]["normal_dose"][0] == pytest.approx(10, rel=0.1)
+    assert found["noise_sd_hu"]["low_dose"][0] == pytest.approx(20, rel=0.1)
+
+
+def test_running_again_gives_the_same_digest_and_other_pixels_another(project):
+    first = data_digest(project.run())
+    assert data_digest(project.run()) == first
+    shutil.rmtree(project.images / "c1" / "low_dose")
+    write_series(phantom_hu(20, seed=3), GRID, project.images / "c1" / "low_dose")
+    assert data_digest(project.run()) != first
+
+
+def drop_last_slice(folder: Path) -> None:
+    max((folder / "low_dose").iterdir()).unlink()
+
+
+def cut_one_file_short(folder: Path) -> None:
+    path = min((folder / "low_dose").iterdir())
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def shift_low_dose(folder: Path) -> None:
+    shutil.rmtree(folder / "low_dose")
+    moved = Geometry((-20.0, -30.0, 103.0), GRID.row_cosines, GRID.column_cosines, GRID.spacing_mm, SHAPE)
+    write_series(phantom_hu(20, seed=2), moved, folder / "low_dose")
+
+
+def mix_two_series(folder: Path) -> None:
+    write_series(phantom_hu(20, seed=2), GRID, folder / "low_dose" / "second")
+
+
+def empty_low_dose(folder: Path) -> None:
+    shutil.rmtree(folder / "low_dose")
+    (folder / "low_dose").mkdir()
+
+
+def leave_out_a_slice(folder: Path) -> None:
+    sorted((folder / "low_dose").iterdir())[1].unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (drop_last_slice, "c2: normal_dose has 5 slices, low_dose has 4; a pair needs equal counts"),
+        (leave_out_a_slice, "1 of 5 slices missing"),
+        (cut_one_file_short, "CORRUPT_PIXEL_DATA"),
+        (shift_low_dose, "c2: the two grids are up to 3.00 mm apart"),
+        (mix_two_series, "c2/low_dose: 2 CT series; a manifest path needs exactly one"),
+        (empty_low_dose, "c2/low_dose: 0 CT series"),
+    ],
+)
+def test_a_bad_case_is_named_and_nothing_is_left(project, capsys, damage, complaint):
+    damage(project.add_case("c2"))
+    with pytest.raises(
+        DataError, match=r"manifest/cases\.csv: 1 of 2 cases cannot be used, each named above"
+    ):
+        project.run()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("c2:")]
+    assert complaint in line
+    assert list((project.root / "data" / "tiny").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"low_dose": None}, "c2: no low_dose series; fill it in, or simulate the low dose first"),
+        ({"low_dose": "gone"}, "images/gone: no such folder"),
+        ({"normal_dose_sha256": "0" * 64}, "c2/normal_dose: its files differ from the manifest"),
+        ({"mask": "c1/gone.nii"}, "c1/gone.nii: no such file"),
+        ({"mask": "small.nii"}, "small.nii: shape (5, 64, 63), but the series has (5, 64, 64); resample it"),
+        ({"truth": "moved.nii"}, "moved.nii: up to 1.00 mm off the grid of the series; resample it"),
+        ({"mask": "negative.nii"}, "negative.nii: values are not whole numbers within uint8"),
+    ],
+)
+def test_a_bad_manifest_entry_is_named(project, capsys, changes, complaint):
+    moved = GRID.affine_ras.copy()
+    moved[2, 3] += 1.0
+    labels = np.zeros(SHAPE)
+    write_volume(project.images / "small.nii", labels[:, :, :-1], GRID.affine_ras, np.uint8)
+    write_volume(project.images / "moved.nii", labels, moved, np.int16)
+    write_volume(project.images / "negative.nii", labels - 1, GRID.affine_ras, np.int16)
+    project.add_case("c2", **changes)
+    with pytest.raises(DataError, match="1 of 2 cases"):
+        project.run()
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_failed_run_keeps_what_was_there(project):
+    before = data_digest(project.run())
+    empty_low_dose(project.add_case("c2"))
+    with pytest.raises(DataError, match="nothing was written"):
+        project.run()
+    assert data_digest(project.root / "data" / "tiny" / "cases") == before
+
+
+def test_a_true_digest_is_accepted(project):
+    digest = folder_sha256(project.images / "c1" / "normal_dose")
+    project.add_case("c2", normal_dose_sha256=digest)
+    assert len(read_cases(project.run())) == 2
+
+
+def test_the_root_may_come_from_the_environment(project, monkeypatch):
+    project.configure(root="$LDCT_TEST_IMAGES")
+    monkeypatch.delenv("LDCT_TEST_IMAGES", raising=False)
+    with pytest.raises(ConfigError, match=r"root: \$LDCT_TEST_IMAGES is not set; export LDCT_TEST_IMAGES="):
+        project.run()
+    monkeypatch.setenv("LDCT_TEST_IMAGES", "nowhere")
+    with pytest.raises(ConfigError, match="root: nowhere is no folder"):
+        project.run()
+    monkeypatch.setenv("LDCT_TEST_IMAGES", str(project.images))
+    assert read_cases(project.run())
+
+
+@pytest.mark.slow
+def test_several_processes_give_what_one_gives(project, capsys):
+    project.add_case("c2")
+    alone = data_digest(project.run())
+    project.configure(workers=2)
+    assert data_digest(project.run()) == alone
+    cut_one_file_short(project.add_case("c3"))
+    with pytest.raises(DataError, match="1 of 3 cases"):
+        project.run()
+    assert "c3: " in capsys.readouterr().err
+
+
+@pytest.mark.real
+def test_a_real_chest_keeps_its_noise_and_its_slice_order(tmp_path, monkeypatch, real_data):
+    monkeypatch.chdir(tmp_path)
+    series = "ct/lidc_0314_chest_1mm"  # about 24 HU of noise; file names are not in order of position
+    folder = real_data / series
+    (tmp_path / "configs" / "real").mkdir(parents=True)
+    (tmp_path / "configs" / "real" / "ingest.yaml").write_text(
+        "manifest: manifest\nsplit: all\nroot: $LDCT_REAL_DATA\nworkers: 1\n"
+    )
+    write_manifest(tmp_path / "manifest", [ManifestCase("a", "a", "chest", 1.0, "shared", series, series)])
+    write_split(tmp_path / "manifest", "all", {"a": "test"})
+    ingest.run("real")
+    (case,) = read_cases(tmp_path / "data" / "real" / "cases")
+    reader = SimpleITK.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    source = SimpleITK.GetArrayFromImage(reader.Execute())
+    inside = source >= -1024
+    np.testing.assert_array_equal(case.normal_dose()[inside], source[inside])
+    noise = read_fingerprint(tmp_path / "data" / "real" / "cases", "test")["noise_sd_hu"]
+    assert noise["normal_dose"][0] == pytest.approx(24, abs=2)
