@@ -23,9 +23,6 @@ from pipeline.errors import PipelineError
 INTERRUPTED: Final = 128 + signal.SIGINT
 """Exit code after Ctrl-C, as shells expect."""
 
-NOT_MODELS: Final = frozenset({"simulate", "ingest", "evaluate", "predict", "report"})
-"""Settings files of a preset that belong to a stage; every other one is a model's."""
-
 app = typer.Typer(
     name="ldct",
     no_args_is_help=True,
@@ -196,9 +193,9 @@ def _choose(preset: str | None) -> str:
 
 
 def _models(preset: str) -> list[str]:
-    from pipeline.config.preset import CONFIGS
+    from pipeline.config.preset import model_names
 
-    return sorted(path.stem for path in (CONFIGS / preset).glob("*.yaml") if path.stem not in NOT_MODELS)
+    return model_names(preset)
 
 
 def _check_name(name: str, known: Sequence[str]) -> None:

@@ -34,6 +34,7 @@ DECIDES_NO_RESULT = (
     "pipeline/tracking",
     "pipeline/config/base.py",
     "pipeline/config/layout.py",
+    "pipeline/config/preset.py",
 )
 """Left out of dvc.yaml: how a stage fails, where it records, where files lie."""
 DECIDES_NO_WEIGHTS = ("pipeline/figures", "pipeline/engine/progress.py")

@@ -154,12 +154,11 @@ def test_wrong_shape_and_nan_are_caller_mistakes(tmp_path):
 
 
 def test_header_that_cannot_be_copied_is_one_line(tmp_path):
-    save_stack(tmp_path / "in", POSITIONS)
-    series = read_only_series(tmp_path / "in")
-    series.headers[1].add(pydicom.DataElement("AcquisitionNumber", "IS", "7"))
-    series.headers[1]["AcquisitionNumber"]._value = object()
-    with pytest.raises(SeriesError, match="UNREADABLE: 002: its header cannot be copied"):
-        derive(series, tmp_path / "out")
+    dataset = make_slice()
+    dataset.add_new("SeriesNumber", "LO", "three")
+    save(dataset, tmp_path / "in" / "a")
+    with pytest.raises(SeriesError, match="UNREADABLE: a: its header cannot be copied"):
+        derive(read_only_series(tmp_path / "in"), tmp_path / "out")
 
 
 def test_simpleitk_reads_the_same_geometry_and_hu(tmp_path):

@@ -189,6 +189,12 @@ def test_bad_files_are_reported_and_do_not_stop_the_folder(tmp_path):
     }
 
 
+def test_unknown_transfer_syntax_is_refused_without_a_word_from_pydicom(tmp_path):
+    path = save(make_slice(), tmp_path / "a")
+    path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.x\0", 1))
+    assert only_entry(tmp_path).finding(Task.DENOISE).code == Code.UNSUPPORTED_TRANSFER_SYNTAX
+
+
 def test_link_loops_are_not_followed(tmp_path):
     save_stack(tmp_path / "scan", COLUMN)
     (tmp_path / "scan" / "loop").symlink_to(tmp_path, target_is_directory=True)

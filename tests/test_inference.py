@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.bundle import Bundle
-from pipeline.dicom import Geometry, SegmentLabel, Verdict, discover, read_series, write_ct_series
+from pipeline.dicom import Verdict, discover, read_series
 from pipeline.errors import DataError
 from pipeline.hu import AIR_HU, WATER_CENTRED, HUWindow
 from pipeline.inference import folder as folder_module
@@ -21,10 +21,9 @@ from pipeline.inference.outcomes import Outcome, exit_code
 from pipeline.inference.pseudonyms import Pseudonyms, load_secret
 from pipeline.inference.treatment import Treatment
 from pipeline.models import build_model
+from tests.predict_cases import LABELS, NOW, PATIENT, write_source
 
-NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 PSEUDONYMS = Pseudonyms(b"0" * 32)
-PATIENT = "DOE^JANE"
 UNTRAINED = build_model("redcnn", features=2).state_dict()
 
 
@@ -65,16 +64,6 @@ class Threshold(torch.nn.Module):
         return torch.cat([0.5 - image, 0 * image, 100 * (image - 0.75)], dim=1)
 
 
-LABELS = (
-    SegmentLabel(
-        "body", 1, ("123037004", "SCT", "Anatomical Structure"), ("38266002", "SCT", "Body"), (1, 2, 3)
-    ),
-    SegmentLabel(
-        "bone", 2, ("123037004", "SCT", "Anatomical Structure"), ("272673000", "SCT", "Bone"), (9, 9, 0)
-    ),
-)
-
-
 def bundle_of(kind, **changes):
     fields = {
         "kind": kind,
@@ -99,33 +88,6 @@ def network_of(module, kind="denoiser", batch_slices=2):
 def treatment(units=0.02, strength=1.0, with_segmenter=True):
     segmenter = network_of(Threshold(), "segmenter") if with_segmenter else None
     return Treatment(denoiser=network_of(Brighten(units)), segmenter=segmenter, strength=strength)
-
-
-def write_source(folder, uid_seed="a", slices=3):
-    hu = np.full((slices, 32, 40), AIR_HU, np.float32)
-    hu[:, 8:24, 8:32] = 40
-    hu[:, 12:16, 12:16] = 900
-    geometry = Geometry((0, 0, 0), (1, 0, 0), (0, 1, 0), (2.0, 0.8, 0.7), hu.shape)
-    return write_ct_series(
-        hu,
-        geometry,
-        folder,
-        patient_id=PATIENT,
-        study_uid="1.2.3",
-        series_uid=f"1.2.3.{ord(uid_seed)}",
-        frame_of_reference_uid="1.2.4",
-        uid_seed=uid_seed,
-        series_number=1,
-        series_description="test",
-        study_datetime=NOW,
-        body_part="ABDOMEN",
-        kernel="B30",
-        kvp=120.0,
-        tube_current_ma=100.0,
-        exposure_mas=100.0,
-        slice_thickness_mm=2.0,
-        comment="",
-    )
 
 
 def run(source, target, chosen=None, now=NOW, observer=None):

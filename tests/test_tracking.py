@@ -398,18 +398,16 @@ def server(tmp_path):
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--port", str(port)]
     command += ["--artifacts-destination", str(tmp_path / "kept"), "--workers", "1"]
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     yield f"http://127.0.0.1:{port}", process
     process.terminate()
     process.wait(timeout=30)
 
 
 def wait_until_healthy(address: str) -> None:
-    for _ in range(300):
+    for _ in range(600):
         try:
-            with urllib.request.urlopen(f"{address}/health", timeout=1):
+            with urllib.request.urlopen(f"{address}/health", timeout=1):  # noqa: S310
                 return
         except OSError:
             time.sleep(0.2)

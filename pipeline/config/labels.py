@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Final
 
@@ -50,8 +51,8 @@ class LabelTable(Settings):
     def _check_unique(self) -> LabelTable:
         names = [label.name for label in (*self.labels, self.body)]
         values = [*(label.value for label in self.labels), *self.outside]
-        for kind, items in (("name", names), ("value", values)):
-            repeated = sorted({str(item) for item in items if items.count(item) > 1})
+        for kind, counts in (("name", Counter(names)), ("value", Counter(map(str, values)))):
+            repeated = [item for item, count in counts.items() if count > 1]
             if repeated:
                 raise ValueError(f"{kind} {', '.join(repeated)} occurs twice")
         return self

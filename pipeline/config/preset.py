@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from pipeline.config.base import Settings, load_settings
 from pipeline.errors import ConfigError
 
-CONFIGS = Path("configs")
+CONFIGS: Final = Path("configs")
+STAGES: Final = frozenset({"simulate", "ingest", "evaluate", "predict"})
+"""Settings files of a preset that belong to a stage; every other one is a model's."""
 
 
 class ActivePreset(Settings):
@@ -29,3 +32,8 @@ def choose_preset(named: str | None = None) -> str:
     if preset not in known:
         raise ConfigError(f"{preset}: no such preset; configs/ has {', '.join(known) or 'none'}")
     return preset
+
+
+def model_names(preset: str) -> list[str]:
+    """The models that a preset has settings for, sorted."""
+    return sorted(path.stem for path in (CONFIGS / preset).glob("*.yaml") if path.stem not in STAGES)

@@ -57,8 +57,8 @@ class SimulateSettings(Settings):
 
     Attributes:
         seed: the same seed gives the same bytes.
-        study_datetime: date and time in the DICOM headers; the environment variable `SOURCE_DATE_EPOCH` (seconds, UTC)
-            comes first.
+        study_datetime: date and time in the DICOM headers; `SOURCE_DATE_EPOCH` in the environment (seconds,
+            UTC) comes first.
         patients: how many of each region and role.
         protocols: the scan of each region.
         matrix: rows and columns.

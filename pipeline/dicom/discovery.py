@@ -240,4 +240,4 @@ def _is_too_large(header: SliceHeader) -> bool:
 
 
 def _is_undecodable(header: SliceHeader) -> bool:
-    return not can_decode(header.transfer_syntax_uid)
+    return not can_decode(header.transfer_syntax_uid, header.bits_stored)

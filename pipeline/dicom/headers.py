@@ -19,6 +19,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGExtended12Bit,
     LegacyConvertedEnhancedCTImageStorage,
 )
 
@@ -27,6 +28,7 @@ from pipeline.dicom.quiet import quiet_pydicom
 from pipeline.dicom.verdicts import Code, Finding, file_finding
 
 CT_CLASSES: Final = frozenset({CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage})
+_LOSSY_JPEG_BITS: Final = 8
 _DIRECTORY_CLASS: Final = "1.2.840.10008.1.3.10"
 _KEYWORDS: Final = [
     "SpecificCharacterSet",
@@ -238,9 +240,13 @@ def _integer(dataset: pydicom.Dataset, keyword: str) -> int | None:
 
 
 @cache
-def can_decode(transfer_syntax_uid: str) -> bool:
-    """Whether an installed decoder handles the transfer syntax."""
-    try:
-        return bool(get_decoder(UID(transfer_syntax_uid)).is_available)
-    except NotImplementedError:
-        return False
+def can_decode(transfer_syntax_uid: str, bits_stored: int) -> bool:
+    """Whether an installed decoder handles the encoding; none handles 12-bit lossy JPEG."""
+    with quiet_pydicom():
+        syntax = UID(transfer_syntax_uid)
+        if syntax == JPEGExtended12Bit and bits_stored > _LOSSY_JPEG_BITS:
+            return False
+        try:
+            return bool(get_decoder(syntax).is_available)
+        except NotImplementedError:
+            return False

@@ -128,12 +128,13 @@ def _read_slice(path: Path, entry: SeriesEntry) -> tuple[pydicom.Dataset, Stored
         dataset = pydicom.dcmread(path, force=True)
         syntax = transfer_syntax(dataset)
         size = int(dataset.Rows), int(dataset.Columns)
+        bits_stored = int(dataset.BitsStored)
         is_single_frame = int(dataset.get("NumberOfFrames") or 1) == 1
     except Exception as broken:  # noqa: BLE001  hostile files raise anything
         raise _corrupt(path, f"the file cannot be read ({type(broken).__name__})") from None
     if size != (entry.rows, entry.columns) or not is_single_frame or size[0] * size[1] > MAX_SLICE_PIXELS:
         raise _corrupt(path, f"{size[0]} x {size[1]} pixels now, {entry.rows} x {entry.columns} when found")
-    if not can_decode(syntax):
+    if not can_decode(syntax, bits_stored):
         message = f"{path.name}: no decoder for its transfer syntax; store it uncompressed first"
         raise SeriesError(file_finding(Code.UNSUPPORTED_TRANSFER_SYNTAX, message, path))
     if "PixelData" not in dataset:

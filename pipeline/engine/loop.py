@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision, Precision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -89,11 +90,9 @@ def train(
     Raises:
         DivergenceError: a loss or score is not finite; the last good resume state is kept.
     """
-    fabric = Fabric(
-        accelerator=hardware.device.type,
-        devices=1,
-        precision="bf16-mixed" if hardware.bf16 else "32-true",
-    )
+    device = hardware.device.type
+    precision = MixedPrecision("bf16-mixed", device) if hardware.bf16 else Precision()
+    fabric = Fabric(accelerator=device, devices=1, plugins=precision)
     session = Session(networks, objective.product, plan, fabric)
     state = store.load()
     if state is not None:
@@ -101,9 +100,7 @@ def train(
     loop = _Loop(objective, session, plan, hardware, store, log, progress)
     with deterministic(), progress:
         progress.begin(step=session.step, steps=plan.steps, batch_size=plan.batch_size)
-        for batch in _batches(
-            samples, plan, first_step=session.step, pin_memory=hardware.device.type == "cuda"
-        ):
+        for batch in _batches(samples, plan, first_step=session.step, pin_memory=device == "cuda"):
             loop.run_step(fabric.to_device(batch))
     return _outcome(session, objective.product)
 

@@ -31,7 +31,7 @@ def filtered_back_projection(
     response = _ramp(padded, beam.pixel_mm) * _hann(padded, hann_cutoff)
     spectra = torch.fft.rfft(sinograms, n=padded, dim=-1)
     filtered = torch.fft.irfft(spectra * response, n=padded, dim=-1)[..., : beam.size]
-    return back_project(filtered.float(), beam) * (math.pi / beam.views)
+    return back_project(filtered.float() * (math.pi / beam.views), beam)
 
 
 def _ramp(length: int, pitch_mm: float) -> torch.Tensor:

@@ -70,7 +70,7 @@ def fold_images(images: torch.Tensor) -> torch.Tensor:
 
 def unfold_images(folded: torch.Tensor) -> torch.Tensor:
     """Turn the four orientations of `fold_images` back and add them up: `(4, N, H, W)` to `(N, H, W)`."""
-    same, transposed, turned, mirrored = folded
+    same, transposed, turned, mirrored = folded.unbind()
     return same + transposed.transpose(1, 2) + turned.flip(1).transpose(1, 2) + mirrored.flip(2)
 
 
@@ -82,5 +82,5 @@ def fold_views(sinograms: torch.Tensor) -> torch.Tensor:
 
 def unfold_views(folded: torch.Tensor) -> torch.Tensor:
     """The inverse of `fold_views`."""
-    below, near, beyond, above = folded
+    below, near, beyond, above = folded.unbind()
     return torch.cat([below, near.flip(1), beyond, above.flip(1)], dim=1)

@@ -35,7 +35,7 @@ def project(attenuation: torch.Tensor, beam: ParallelBeam) -> torch.Tensor:
     _require_shape("attenuation", attenuation, (beam.size, beam.size))
     padded = functional.pad(fold_images(attenuation), (1, 1))
     table = padded.permute(2, 3, 0, 1).reshape(beam.size * (beam.size + 2), -1).contiguous()
-    angles = beam.base_angles().split(_VIEWS_PER_GATHER)
+    angles = torch.split(beam.base_angles(), _VIEWS_PER_GATHER)
     sums = torch.cat([_ray_sums(table, chunk, beam) for chunk in angles])
     folded = sums.reshape(len(beam.base_angles()), beam.size, 4, -1).permute(2, 3, 0, 1)
     return unfold_views(folded)
@@ -61,10 +61,8 @@ def back_project(sinograms: torch.Tensor, beam: ParallelBeam) -> torch.Tensor:
     folded = table.new_zeros(beam.size, beam.size, table.shape[1])
     rows, columns = inside.nonzero(as_tuple=True)
     centred = beam.centred()
-    chunks = zip(
-        centred[rows].split(_PIXELS_PER_GATHER), centred[columns].split(_PIXELS_PER_GATHER), strict=True
-    )
-    folded[inside] = torch.cat([_view_sums(table, y, x, beam) for y, x in chunks])
+    chunks = torch.split(torch.stack([centred[rows], centred[columns]], dim=1), _PIXELS_PER_GATHER)
+    folded[inside] = torch.cat([_view_sums(table, chunk, beam) for chunk in chunks])
     return unfold_images(folded.reshape(beam.size, beam.size, 4, -1).permute(2, 3, 0, 1))
 
 
@@ -79,10 +77,14 @@ def _ray_sums(table: torch.Tensor, angles: torch.Tensor, beam: ParallelBeam) -> 
     return _interpolated_sums(table, position, first_of_row, step_mm)
 
 
-def _view_sums(table: torch.Tensor, y: torch.Tensor, x: torch.Tensor, beam: ParallelBeam) -> torch.Tensor:
-    """`(pixels, columns of the table)` sums over the base views, for pixel centres given in pixels."""
+def _view_sums(table: torch.Tensor, centres: torch.Tensor, beam: ParallelBeam) -> torch.Tensor:
+    """`(pixels, columns of the table)` sums over the base views, for pixel centres `(pixels, 2)`: y, x."""
     theta = beam.base_angles()
-    position = torch.outer(x, theta.cos()) + torch.outer(y, theta.sin()) + (beam.size + 1) / 2
+    position = (
+        torch.outer(centres[:, 1], theta.cos())
+        + torch.outer(centres[:, 0], theta.sin())
+        + (beam.size + 1) / 2
+    )
     first_of_view = torch.arange(len(theta)) * (beam.size + 2)
     return _interpolated_sums(table, position[:, None].float(), first_of_view, torch.ones(()))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[np.floating[Any]]
 
 _SD_OF_SPLINE = (151 / 315) ** 1.5
 """SD of a cubic B-spline sum over white lattice values in 3-D: an axis' squared weights add up to 151/315."""
@@ -45,7 +46,8 @@ class SmoothField:
         position = np.array([(z_mm - self.first_z_mm) / self.step_mm])
         across = _spline_basis(position, len(self.lattice))[0]
         in_plane: Array = np.tensordot(across, self.lattice, axes=1)
-        return self.row_basis @ in_plane @ self.column_basis.T
+        plane: Array = self.row_basis @ in_plane @ self.column_basis.T
+        return plane
 
 
 def _lattice_size(axis_mm: Array, step_mm: float) -> int:
@@ -57,4 +59,5 @@ def _spline_basis(position: Array, size: int) -> Array:
     distance = np.abs(position[:, None] + 1 - np.arange(size))
     near = 2 / 3 - distance**2 + distance**3 / 2
     far = np.clip(2 - distance, 0, None) ** 3 / 6
-    return np.where(distance < 1, near, far).astype(np.float32)
+    basis: Array = np.where(distance < 1, near, far).astype(np.float32)
+    return basis

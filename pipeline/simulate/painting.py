@@ -13,7 +13,7 @@ from pipeline.simulate.fields import Array, SmoothField
 from pipeline.simulate.labels import Label
 from pipeline.simulate.shapes import Box, Points, Shape
 
-Tissue = Callable[[Points, Array], "Array | float"]
+Tissue = Callable[[Points, Array], Array]
 """CT numbers in HU from the points and their depth in mm."""
 
 _WARP_STEP_MM = 70.0

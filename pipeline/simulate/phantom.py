@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -66,8 +65,7 @@ def make_phantom(
     body_spacing = (spacing_mm[0] / scale, spacing_mm[1] / scale, spacing_mm[2] / scale)
     canvas = Canvas(rng, Grid.around(z_mm, shape, body_spacing), warp_mm=_WARP_MM[region])
     parts, factors = _sample_patient(region, rng, scale)
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        painted = list(pool.map(lambda index: canvas.paint(parts, index), range(shape[0])))
+    painted = [canvas.paint(parts, index) for index in range(shape[0])]
     labels = np.stack([slice_labels for _, slice_labels in painted])
     return Phantom(
         hu=np.stack([hu for hu, _ in painted]),

@@ -1,14 +1,13 @@
 """A CT scanner with counting noise: one patient, seen at any dose, as independent scans.
 
 Line integrals p give N ~ Poisson(α I0 e^−p) + Normal(0, σe²) detected photons, and −ln(N / (α I0)) the noisy
-line integrals, reconstructed by filtered back-projection. The noise-free truth goes the same way without noise,
-so truth and scans share resolution and sampling artefacts and differ by noise alone.
+line integrals, reconstructed by filtered back-projection. The noise-free truth goes the same way without
+noise, so truth and scans share resolution and sampling artefacts and differ by noise alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -63,7 +62,7 @@ class Scanner:
         Args:
             line_integrals: `(N, views, size)`, noise-free.
             dose_fraction: α, the share of the normal dose.
-            rng: draws the noise; every slice gets its own stream.
+            rng: draws the noise.
 
         Raises:
             ValueError: `dose_fraction` is not positive.
@@ -71,18 +70,11 @@ class Scanner:
         if not dose_fraction > 0:
             raise ValueError(f"dose_fraction must be positive, got {dose_fraction}")
         photons = self.photons_per_ray * dose_fraction
-        noise_free = line_integrals.numpy()
-
-        def expose_slice(integrals: Array, stream: np.random.Generator) -> Array:
-            counts = stream.poisson(photons * np.exp(-integrals)).astype(np.float32)
-            read_out = stream.standard_normal(counts.shape, dtype=np.float32)
-            counts += np.float32(ELECTRONIC_VARIANCE**0.5) * read_out
-            noisy: Array = np.float32(np.log(photons)) - np.log(np.maximum(counts, np.float32(_LEAST_COUNT)))
-            return noisy
-
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            slices = pool.map(expose_slice, noise_free, rng.spawn(len(noise_free)))
-            return torch.from_numpy(np.stack(list(slices)))
+        expected = photons * np.exp(-line_integrals.numpy())
+        counts = rng.poisson(expected).astype(np.float32)
+        counts += np.float32(ELECTRONIC_VARIANCE**0.5) * rng.standard_normal(counts.shape, dtype=np.float32)
+        np.maximum(counts, np.float32(_LEAST_COUNT), out=counts)
+        return torch.from_numpy(np.float32(np.log(photons)) - np.log(counts))
 
     def reconstruct(self, scans: Sequence[torch.Tensor]) -> tuple[Array, ...]:
         """HU images of several scans of the same slices, reconstructed together to share the work.
@@ -96,4 +88,4 @@ class Scanner:
         images = filtered_back_projection(torch.cat(list(scans)), self.beam, hann_cutoff=self.hann_cutoff)
         hu = (images / WATER_PER_MM - 1) * 1000
         hu[:, ~self.beam.inside()] = AIR_HU
-        return tuple(part.numpy() for part in hu.split([len(scan) for scan in scans]))
+        return tuple(part.numpy() for part in torch.split(hu, [len(scan) for scan in scans]))

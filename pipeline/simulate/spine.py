@@ -40,7 +40,8 @@ class Discs:
             (points.z - np.float32(_FIRST_Z)) % np.float32(_LEVEL_MM) - np.float32(_LEVEL_MM / 2)
         )
         in_disc = from_middle - np.float32((_LEVEL_MM - self.height_mm) / 2)
-        return np.minimum(self.column.depth_mm(points), np.float32(0.3) * in_disc)
+        depth: Array = np.minimum(self.column.depth_mm(points), np.float32(0.3) * in_disc)
+        return depth
 
 
 def spine_parts(rng: np.random.Generator) -> list[Part]:

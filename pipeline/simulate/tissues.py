@@ -10,12 +10,13 @@ from pipeline.simulate.painting import Tissue
 from pipeline.simulate.shapes import Points
 
 
-def even(hu: float, texture_hu: float = 3.0) -> Tissue:
+def even(mean_hu: float, texture_hu: float = 3.0) -> Tissue:
     """A soft tissue: one CT number with a little unevenness."""
-    value, coarse, fine = np.float32(hu), np.float32(texture_hu * 0.6), np.float32(texture_hu * 0.8)
+    value, coarse, fine = np.float32(mean_hu), np.float32(texture_hu * 0.6), np.float32(texture_hu * 0.8)
 
     def tissue(points: Points, depth: Array) -> Array:  # noqa: ARG001
-        return value + coarse * points.coarse + fine * points.fine
+        hu: Array = value + coarse * points.coarse + fine * points.fine
+        return hu
 
     return tissue
 
@@ -26,14 +27,15 @@ def layered(core: Tissue, shell: Tissue, shell_mm: float, *, blend_mm: float = 1
     def tissue(points: Points, depth: Array) -> Array:
         share = np.clip((depth - np.float32(shell_mm)) * np.float32(1 / blend_mm) + np.float32(0.5), 0, 1)
         outer = shell(points, depth)
-        return outer + share * (core(points, depth) - outer)
+        hu: Array = outer + share * (core(points, depth) - outer)
+        return hu
 
     return tissue
 
 
-def marbled(hu: float, fat_hu: float, fat_share: float) -> Tissue:
+def marbled(lean_hu: float, fat_hu: float, fat_share: float) -> Tissue:
     """Muscle in sheets with fat between them and streaks inside; `fat_share` 0 is none, 1 a lot."""
-    lean = even(hu, 5.0)
+    lean = even(lean_hu, 5.0)
 
     def tissue(points: Points, depth: Array) -> Array:
         present = np.clip(points.coarse - 0.5 * points.rough + np.float32(0.7 * fat_share - 0.3), 0, 1)
@@ -41,21 +43,19 @@ def marbled(hu: float, fat_hu: float, fat_share: float) -> Tissue:
         between = np.clip(np.float32(1.7) - sheet, 0, 1) * present
         streak = np.clip(points.fine + np.float32(0.7) * points.rough - np.float32(2.6 - fat_share), 0, 0.6)
         fatty = np.maximum(np.float32(0.75) * between, streak)
-        return lean(points, depth) + fatty * np.float32(fat_hu - hu)
+        hu: Array = lean(points, depth) + fatty * np.float32(fat_hu - lean_hu)
+        return hu
 
     return tissue
 
 
-def lung(hu: float, gradient_hu_per_mm: float) -> Tissue:
+def lung(mean_hu: float, gradient_hu_per_mm: float) -> Tissue:
     """Parenchyma, denser towards the back where blood and weight settle."""
 
     def tissue(points: Points, depth: Array) -> Array:  # noqa: ARG001
-        return (
-            np.float32(hu)
-            + np.float32(gradient_hu_per_mm) * points.y
-            + np.float32(14) * points.coarse
-            + np.float32(20) * points.fine
-        )
+        hu: Array = np.float32(mean_hu) + np.float32(gradient_hu_per_mm) * points.y
+        hu += np.float32(14) * points.coarse + np.float32(20) * points.fine
+        return hu
 
     return tissue
 
@@ -66,7 +66,8 @@ def with_gas(content: Tissue, gas_in_front_of_y_mm: float) -> Tissue:
     def tissue(points: Points, depth: Array) -> Array:
         share = np.clip(np.float32(gas_in_front_of_y_mm) - points.y + np.float32(0.5), 0, 1)
         filled = content(points, depth)
-        return filled + share * (np.float32(AIR_HU + 20) - filled)
+        hu: Array = filled + share * (np.float32(AIR_HU + 20) - filled)
+        return hu
 
     return tissue
 
@@ -77,16 +78,19 @@ def kidney(cortex_hu: float, medulla_hu: float) -> Tissue:
     def tissue(points: Points, depth: Array) -> Array:
         pyramid = np.clip((depth - np.float32(7.0) + np.float32(1.5) * points.coarse) / 2, 0, 1)
         pyramid *= np.clip(np.float32(1.4) - np.abs(points.coarse + points.rough), 0, 1)
-        return np.float32(cortex_hu) + pyramid * np.float32(medulla_hu - cortex_hu) + 3 * points.fine
+        hu: Array = np.float32(cortex_hu) + pyramid * np.float32(medulla_hu - cortex_hu) + 3 * points.fine
+        return hu
 
     return tissue
 
 
-def faeces(hu: float) -> Tissue:
+def faeces(mean_hu: float) -> Tissue:
     """Colon content: lumps with gas bubbles."""
 
     def tissue(points: Points, depth: Array) -> Array:  # noqa: ARG001
-        return np.float32(hu) + 25 * points.coarse - np.float32(250) * np.clip(points.fine - 1.0, 0, 2)
+        bubbles = np.clip(points.fine - 1, 0, 2)
+        hu: Array = np.float32(mean_hu) + 25 * points.coarse - 250 * bubbles
+        return hu
 
     return tissue
 
@@ -101,6 +105,7 @@ def brain(grey_hu: float, white_hu: float, csf_hu: float) -> Tissue:
         ribbon = np.clip(np.float32(1.9) - fold / np.float32(0.5), 0, 1) * np.clip(reach * 2, 0, 1)
         grey = np.maximum(ribbon, np.clip((np.float32(6.0) - depth) / 2, 0, 1))
         matter = np.float32(white_hu) + grey * np.float32(grey_hu - white_hu) + np.float32(0.7) * points.fine
-        return matter + sulcus * np.float32(0.8) * (np.float32(csf_hu) - matter)
+        hu: Array = matter + sulcus * np.float32(0.8) * (np.float32(csf_hu) - matter)
+        return hu
 
     return tissue

@@ -1,4 +1,4 @@
-"""Branching trees: pulmonary vessels and bronchi, vessels of the liver."""
+"""Branching trees: pulmonary vessels and bronchi, vessels of the liver and the mesentery."""
 
 from __future__ import annotations
 
@@ -37,32 +37,36 @@ def grow_tree(
         One tube a branch, trunk first.
     """
     tubes: list[Tube] = []
-    growing = [
-        (np.asarray(start, np.float32), _unit(np.asarray(direction, np.float32)), radius_mm, length_mm)
-    ]
-    while growing:
-        root, heading, radius, length = growing.pop(0)
-        bend = _unit(heading + _WIGGLE * _normal(rng))
-        middle = root + heading * np.float32(length / 2)
-        end = middle + bend * np.float32(length / 2)
-        tubes.append(
-            Tube(
-                path=np.stack([root, middle, end]), radii=np.float32(radius) * np.array([1, 0.95, 0.88], "f4")
-            )
-        )
-        aside = _unit(np.cross(bend, _normal(rng)))
-        for side in (1.0, -1.0):
-            narrower = radius * rng.uniform(*_NARROWING)
-            if narrower >= thinnest_mm:
-                turned = _unit(bend + np.float32(side * spread * rng.uniform(0.6, 1.4)) * aside)
-                growing.append((end, turned, narrower, length * rng.uniform(*_SHORTENING)))
+    root, heading = np.array([start], np.float32), _unit(np.array([direction], np.float32))
+    radius: Array = np.array([radius_mm], np.float32)
+    length: Array = np.array([length_mm], np.float32)
+    while len(root):
+        bend = _unit(heading + np.float32(_WIGGLE) * _normal(rng, len(root)))
+        middle = root + heading * length[:, None] / 2
+        end = middle + bend * length[:, None] / 2
+        tapered = radius[:, None] * np.array([1, 0.95, 0.88], np.float32)
+        tubes += [
+            Tube(*branch) for branch in zip(np.stack([root, middle, end], axis=1), tapered, strict=True)
+        ]
+        aside = _unit(np.cross(bend, _normal(rng, len(root))))
+        fork = np.concatenate([aside, -aside]) * np.float32(spread)
+        heading = _unit(np.tile(bend, (2, 1)) + fork * _uniform(rng, (0.6, 1.4), len(fork))[:, None])
+        root = np.tile(end, (2, 1))
+        radius = np.tile(radius, 2) * _uniform(rng, _NARROWING, len(fork))
+        length = np.tile(length, 2) * _uniform(rng, _SHORTENING, len(fork))
+        drawn = radius >= thinnest_mm
+        root, heading, radius, length = root[drawn], heading[drawn], radius[drawn], length[drawn]
     return tubes
 
 
-def _normal(rng: np.random.Generator) -> Array:
-    return rng.standard_normal(3, dtype=np.float32)
+def _normal(rng: np.random.Generator, count: int) -> Array:
+    return rng.standard_normal((count, 3), dtype=np.float32)
 
 
-def _unit(vector: Array) -> Array:
-    unit: Array = vector / np.float32(np.linalg.norm(vector))
+def _uniform(rng: np.random.Generator, bounds: tuple[float, float], count: int) -> Array:
+    return rng.uniform(*bounds, count).astype(np.float32)
+
+
+def _unit(vectors: Array) -> Array:
+    unit: Array = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return unit

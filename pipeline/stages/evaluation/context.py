@@ -67,7 +67,8 @@ def progress(items: Sequence[Item], what: str) -> Iterable[Item]:
 
 def ready(bundle: Bundle) -> nn.Module:
     """The bundle's model on the device of this machine; float32, so that scores do not depend on hardware."""
-    return bundle.model().to(preferred_device())
+    model = bundle.model().to(preferred_device())
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def to_device(image_hu: npt.NDArray[Any], model: nn.Module) -> Tensor:

@@ -64,16 +64,19 @@ def evaluate_restoration(bundle: Bundle, context: Context) -> Metrics:
     amounts = tune_baselines(context.validation, settings, conventions[0])
     methods = _methods(bundle, amounts)
     slices = chosen_slices(context.test, context.settings.slices_per_case)
-    scores, tissue = [], []
+    shown = one_per_anatomy(slices)
+    scores, tissue, pictures = [], [], {}
     for case, index in progress(slices, "scoring slices"):
         outputs = {name: restore(_hu(case.low_dose(), index)) for name, restore in methods.items()}
         scores += _score_rows(case, index, outputs, conventions)
         tissue += _tissue_rows(case, index, outputs)
+        if (case, index) in shown:
+            pictures[case, index] = outputs
     score_table, tissue_table = pd.DataFrame(scores), pd.DataFrame(tissue)
     score_table.round(4).to_csv(context.folder / "slices.csv", index=False, lineterminator="\n")
     tissue_table.round(4).to_csv(context.folder / "tissue.csv", index=False, lineterminator="\n")
     metrics = _summarise(score_table, tissue_table, context)
-    _draw(slices, methods, context)
+    _draw(pictures, context)
     return {
         "verdict": verdict(metrics[f"against_{NORMAL_DOSE}"][conventions[0].name], conventions[0].name),
         "patients": len({case.patient_id for case in context.test}),
@@ -269,13 +272,11 @@ def _limits(cases: Sequence[Case]) -> Metrics:
     return {"gain_ceiling_db": float(np.mean(ceilings)), "clean_output_gain_db": float(np.mean(clean))}
 
 
-def _draw(
-    slices: Sequence[tuple[Case, int]], methods: Mapping[str, Callable[[Slice], Slice]], context: Context
-) -> None:
+def _draw(pictures: Mapping[tuple[Case, int], Mapping[str, Slice]], context: Context) -> None:
+    """A row per anatomy: before, after, target and difference; and all methods, zoomed into the centre."""
     panels, zooms = [], []
-    for case, index in one_per_anatomy(slices):
+    for (case, index), outputs in pictures.items():
         window = display_window(case)
-        outputs = {name: restore(_hu(case.low_dose(), index)) for name, restore in methods.items()}
         references = _references(case, index)
         normal_dose = references[NORMAL_DOSE]
         panels.append(

@@ -68,16 +68,17 @@ def _evaluate(bundle: Bundle, labels: LabelTable, images: Mapping[str, Images], 
     segment = _segment_with(bundle)
     class_of_label = _class_of_label(bundle, labels)
     slices = chosen_slices(cases, context.settings.slices_per_case)
-    label_maps = [
-        {
-            REFERENCE: class_of_label[case.mask()[index]],
-            **{kind: segment(image_of(case, index), case) for kind, image_of in images.items()},
-        }
-        for case, index in progress(slices, "segmenting slices")
-    ]
+    shown = one_per_anatomy(slices)
+    label_maps, pictures = [], {}
+    for case, index in progress(slices, "segmenting slices"):
+        hu = {kind: image_of(case, index) for kind, image_of in images.items()}
+        predicted = {kind: segment(image_hu, case) for kind, image_hu in hu.items()}
+        label_maps.append({REFERENCE: class_of_label[case.mask()[index]], **predicted})
+        if (case, index) in shown:
+            pictures[case, index] = (hu, label_maps[-1])
     table = _dice_table(bundle, slices, label_maps)
     table.round(4).to_csv(context.folder / "dice.csv", index=False, lineterminator="\n")
-    _draw(bundle, slices, label_maps, images, context)
+    _draw(bundle, pictures, context)
     return {
         "patients": len({case.patient_id for case in cases}),
         "slices": len(slices),
@@ -160,24 +161,21 @@ def _mean_dice(table: pd.DataFrame, generator: np.random.Generator) -> Metrics:
 
 def _draw(
     bundle: Bundle,
-    slices: Sequence[tuple[Case, int]],
-    label_maps: Sequence[Mapping[str, Labels]],
-    images: Mapping[str, Images],
+    pictures: Mapping[tuple[Case, int], tuple[Mapping[str, Image], Mapping[str, Labels]]],
     context: Context,
 ) -> None:
     """A row per anatomy: the normal dose with the reference, then each kind of image with its prediction."""
     colours = {label["value"]: label["rgb"] for label in bundle.labels}
     rows = []
-    for case, index in one_per_anatomy(slices):
-        maps, window = label_maps[slices.index((case, index))], display_window(case)
-        normal_dose = _normal_dose(case, index)
+    for (case, index), (hu, label_maps) in pictures.items():
+        window, normal_dose = display_window(case), _normal_dose(case, index)
         row = [
             Panel(normal_dose, window, f"{case.anatomy}, normal dose"),
-            Panel(normal_dose, window, REFERENCE, maps[REFERENCE], colours),
+            Panel(normal_dose, window, REFERENCE, label_maps[REFERENCE], colours),
         ]
-        for kind, image_of in images.items():
+        for kind, image_hu in hu.items():
             title = f"predicted on {kind.replace('_', ' ')}"
-            row.append(Panel(image_of(case, index), window, title, maps[kind], colours))
+            row.append(Panel(image_hu, window, title, label_maps[kind], colours))
         rows.append(row)
     save_panels(context.folder / "overlays.png", rows)
 

@@ -1,0 +1,150 @@
+import csv
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.bundle import load_bundle
+from pipeline.config.train import load_train_settings
+from pipeline.errors import ConfigError, DataError
+from pipeline.stages import train
+from tests.ct_cases import write_cases
+
+ROOT = Path(__file__).parents[1]
+KINDS = {"redcnn": "denoiser", "unet": "segmenter", "vae": "vae", "gan": "gan"}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project root with the smoke settings, tiny cases, and no tracking."""
+    shutil.copytree(ROOT / "configs" / "smoke", tmp_path / "configs" / "smoke")
+    shutil.copy(ROOT / "configs" / "labels.yaml", tmp_path / "configs")
+    for name in KINDS:
+        edit(tmp_path, name, steps=4, validate_every=2, checkpoint_every=2, log_every=2, batch_size=2)
+    cases = tmp_path / "data" / "smoke" / "cases"
+    write_cases(cases)
+    (cases / "fingerprint.json").write_text('{"spacing_mm": [3.0, 2.0, 2.0]}')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LDCT_TRACKING", "off")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def edit(project, name, **values):
+    path = project / "configs" / "smoke" / f"{name}.yaml"
+    settings = YAML().load(path)
+    settings.update(values)
+    YAML().dump(settings, path)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_family_leaves_a_bundle_curves_a_picture_and_no_resume_state(project, name):
+    train.run(name, "smoke")
+    folder = project / "models" / "smoke" / name
+    assert sorted(os.listdir(folder)) == [
+        "bundle.safetensors",
+        "curves.csv",
+        "last.safetensors",
+        "run.json",
+        "samples.png",
+    ]
+    bundle = load_bundle(folder / "bundle.safetensors", kind=KINDS[name])
+    assert bundle.fingerprint == {"spacing_mm": [3.0, 2.0, 2.0]}
+    assert len(bundle.config_digest) == len(bundle.data_digest) == 64
+    assert not bundle.model().training
+    with (folder / "curves.csv").open() as handle:
+        assert [row["step"] for row in csv.DictReader(handle)] == ["2", "4"]
+    assert load_bundle(folder / "last.safetensors").kind == bundle.kind
+    assert list((project / ".ldct" / "resume").iterdir()) == []
+
+
+def test_the_segmenter_knows_its_classes_in_order(project):
+    train.run("unet", "smoke")
+    bundle = load_bundle(project / "models" / "smoke" / "unet" / "bundle.safetensors")
+    listed = load_train_settings(project / "configs" / "smoke" / "unet.yaml").data.classes
+    assert [label["name"] for label in bundle.labels] == ["body", *listed]
+    assert [label["value"] for label in bundle.labels] == list(range(1, len(listed) + 2))
+    assert bundle.arguments["classes"] == len(listed) + 2
+
+
+def test_the_gan_keeps_its_generator_only(project):
+    train.run("gan", "smoke")
+    bundle = load_bundle(project / "models" / "smoke" / "gan" / "bundle.safetensors")
+    assert bundle.architecture == "dcgan"
+    assert bundle.score["metric"] == "mmd"
+
+
+def test_the_same_settings_give_the_same_bundle(project):
+    path = project / "models" / "smoke" / "redcnn" / "bundle.safetensors"
+    train.run("redcnn", "smoke")
+    first = path.read_bytes()
+    train.run("redcnn", "smoke")
+    assert path.read_bytes() == first
+
+
+def test_a_stopped_training_keeps_its_state_and_its_run(project, monkeypatch):
+    def stop(*_, **__):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(train, "write_curves", stop)
+        with pytest.raises(OSError, match="no space"):
+            train.run("redcnn", "smoke")
+    (state,) = (project / ".ldct" / "resume").iterdir()
+    assert re.fullmatch(r"smoke-redcnn-[0-9a-f]{16}", state.name)
+    assert json.loads((state / "run.json").read_text()) == {"run_id": None}
+    assert not (project / "models" / "smoke" / "redcnn" / "bundle.safetensors").exists()
+    train.run("redcnn", "smoke")
+    assert not state.exists()
+
+
+@pytest.mark.parametrize("preset", ["demo", "smoke", "paper"])
+@pytest.mark.parametrize("name", KINDS)
+def test_shipped_settings_are_valid(preset, name):
+    path = ROOT / "configs" / preset / f"{name}.yaml"
+    load_train_settings(path)
+    assert f"ldct train {name}" in path.read_text().splitlines()[0]
+
+
+def test_the_paper_preset_is_the_published_red_cnn():
+    settings = load_train_settings(ROOT / "configs" / "paper" / "redcnn.yaml")
+    assert settings.model.arguments == {"features": 96, "final_relu": True}
+    assert (settings.data.scale.zero_hu, settings.data.scale.unit_hu) == (-1024, 4096)
+    assert (settings.data.patch_size, settings.precision) == (55, "fp32")
+    assert (settings.optim.lr, settings.optim.lr * settings.optim.final_fraction) == pytest.approx(
+        (1e-4, 1e-5)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("redcnn", {"optim": {"lrr": 1e-3}}, "optim.lrr: unknown key, did you mean optim.lr"),
+        ("redcnn", {"family": "diffusion"}, "family"),
+        ("redcnn", {"model": {"architecture": "rednet"}}, "unknown model 'rednet'"),
+        ("vae", {"model": {"architecture": "redcnn"}}, "redcnn"),
+        ("gan", {"model": {"architecture": "vae"}}, "no generator"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named_in_one_line(project, name, change, message):
+    edit(project, name, **change)
+    with pytest.raises(ConfigError, match=message) as error:
+        train.run(name, "smoke")
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_class_is_named(project):
+    path = project / "configs" / "smoke" / "unet.yaml"
+    path.write_text(path.read_text().replace("liver", "gills"))
+    with pytest.raises(ConfigError, match=r"data\.classes: unknown label gills"):
+        train.run("unet", "smoke")
+
+
+def test_missing_cases_are_named(project):
+    shutil.rmtree(project / "data")
+    with pytest.raises(DataError, match=r"index\.csv"):
+        train.run("redcnn", "smoke")
