@@ -3,8 +3,8 @@
     python benchmarks/training.py [--features 32] [--steps 20]
 
 Both train on the same synthetic 512×512 pairs, 16 patches of 64×64 per step, in one run on this machine. The
-baseline is the widely copied pattern: float32, default memory layout, whole slices read and scaled before a patch
-is cut from them. Prints milliseconds per step (median), the ratio, and what the samples cost within a step.
+baseline is the widely copied pattern: float32, default memory layout, whole slices read and scaled before a
+patch is cut from them. Prints milliseconds per step (median), the ratio, and the samples' share of a step.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def main() -> None:
         preparing = median_ms(samples, options.steps)
     hardware = choose_hardware("auto")
     arithmetic = "bf16" if hardware.bf16 else "fp32"
-    print(f"{hardware.device}, {torch.get_num_threads()} threads, {options.features} features, {BATCH}x{PATCH}x{PATCH}")
+    print(
+        f"{hardware.device}, {torch.get_num_threads()} threads, {options.features} features, {BATCH} patches"
+    )
     print(f"eager fp32, sample by sample  {baseline:8.1f} ms per step")
     print(f"engine, {arithmetic}, channels-last  {engine:8.1f} ms per step, {preparing:.1f} ms of it samples")
     print(f"ratio                         {baseline / engine:8.2f}")

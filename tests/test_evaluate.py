@@ -1,6 +1,7 @@
 """The evaluate stage on a hand-made project: two test patients, one validation patient, 64×64 pixels."""
 
 import json
+import shutil
 import typing
 
 import numpy as np
@@ -64,7 +65,7 @@ class Threshold(nn.Module):
 
 
 @pytest.fixture
-def layout(tmp_path, monkeypatch):
+def layout(tmp_path, monkeypatch, pytestconfig):
     """The project, with the working directory inside it and tracking off."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LDCT_TRACKING", "off")
@@ -75,6 +76,7 @@ def layout(tmp_path, monkeypatch):
     write_index(layout.cases, cases)
     for name, text in {"evaluate": EVALUATE, "vae": VAE, "gan": GAN}.items():
         write(layout.config(name), text)
+    shutil.copy(pytestconfig.rootpath / "configs" / "labels.yaml", "configs")
     return layout
 
 

@@ -39,7 +39,9 @@ def test_project_gives_the_chords_of_an_ellipse_in_every_view(size: int) -> None
 def test_project_agrees_with_scikit_image() -> None:
     beam = ParallelBeam(97, pixel_mm=1.0, views=36)
     image = ellipse(97, 30, 18, 5, 9) + 0.5 * ellipse(97, 8, 8, -10, 0)
-    reference = radon(image, theta=-np.degrees(beam.angles().numpy()), circle=True).T  # it turns the other way
+    reference = radon(
+        image, theta=-np.degrees(beam.angles().numpy()), circle=True
+    ).T  # it turns the other way
     ours = project(as_batch(image), beam)[0].numpy()
     assert np.abs(ours - reference).mean() < 0.005 * ours.max()
 

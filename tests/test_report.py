@@ -20,6 +20,7 @@ SCORES = {
     "patients": 2,
     "conventions": {"redcnn": "clipped to [-160, 240] HU"},
     "gain_ceiling_db": 6.02,
+    "clean_output_gain_db": 4.77,
     "against_normal_dose": {
         "redcnn": {
             "input": {"psnr_db": 32.1, "ssim": 0.81234},
@@ -109,7 +110,8 @@ def test_scores_stand_beside_their_convention_and_ceiling():
     assert not section.is_alarming
     note = next(table.note for table in section.tables if table.title.endswith("redcnn"))
     assert note == (
-        "Convention redcnn: clipped to [-160, 240] HU. Best possible gain against the normal dose 6.02 dB."
+        "Convention redcnn: clipped to [-160, 240] HU. Best possible gain 6.02 dB; "
+        "a perfectly clean output gains 4.77 dB."
     )
 
 
@@ -181,7 +183,7 @@ def test_scores_pictures_and_curves_find_their_way_into_the_page(project):
     assert alts == [f"case{n}" for n in (0, 1, 3, 4, 6, 8)] + [
         "redcnn loss",
         "validation PSNR [dB]",
-        "redcnn panels",
+        "redcnn: low dose, restored, normal dose and their difference",
     ]
     assert "3 more quality pictures" in html
     assert "32.1" in html

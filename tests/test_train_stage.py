@@ -1,6 +1,5 @@
 import csv
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -45,7 +44,7 @@ def edit(project, name, **values):
 def test_every_family_leaves_a_bundle_curves_a_picture_and_no_resume_state(project, name):
     train.run(name, "smoke")
     folder = project / "models" / "smoke" / name
-    assert sorted(os.listdir(folder)) == [
+    assert sorted(file.name for file in folder.iterdir()) == [
         "bundle.safetensors",
         "curves.csv",
         "last.safetensors",

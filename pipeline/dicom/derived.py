@@ -17,10 +17,10 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as CodedEntry
 from pydicom.uid import CTImageStorage
 
-from pipeline.dicom.geometry import deterministic_uid, sha256_hex
 from pipeline.dicom.headers import clean
 from pipeline.dicom.quiet import quiet_pydicom
 from pipeline.dicom.reading import CTSeries, padding_range, rescale_of
+from pipeline.dicom.uids import deterministic_uid, sha256_hex
 from pipeline.dicom.verdicts import Code, SeriesError, file_finding
 from pipeline.dicom.writing import prepare_folder, set_pixels, slice_file_name, write_file
 from pipeline.hu import LOWEST_HU

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import uuid
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +11,6 @@ import numpy.typing as npt
 Vector = tuple[float, float, float]
 
 _UNIT_TOLERANCE: Final = 1e-3
-_UID_NAMESPACE: Final = uuid.UUID("6f1d7c0e-3b0c-5a53-9d52-0d8f6a3a6a55")
 
 
 @dataclass(frozen=True)
@@ -86,17 +82,3 @@ def as_vector(values: npt.NDArray[np.float64]) -> Vector:
     """Three floats as a plain tuple; -0.0 becomes 0.0."""
     x, y, z = (float(value) + 0.0 for value in values)
     return x, y, z
-
-
-def deterministic_uid(*parts: str) -> str:
-    """A UID that depends on `parts` alone: a name-based UUID under 2.25 (PS3.5 B.2)."""
-    name = json.dumps(parts, ensure_ascii=True)
-    return f"2.25.{uuid.uuid5(_UID_NAMESPACE, name).int}"
-
-
-def sha256_hex(*parts: bytes) -> str:
-    """Digest of the concatenated parts."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()

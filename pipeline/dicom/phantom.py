@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pydicom
 from pydicom.uid import CTImageStorage
 
-from pipeline.dicom.geometry import Geometry, deterministic_uid
+from pipeline.dicom.geometry import Geometry
+from pipeline.dicom.uids import deterministic_uid
 from pipeline.dicom.writing import as_decimal, prepare_folder, set_pixels, slice_file_name, write_file
 from pipeline.hu import LOWEST_HU
 

@@ -12,9 +12,9 @@ import pydicom
 from pydicom.pixels.utils import pixel_array
 
 from pipeline.dicom.discovery import MAX_SLICE_PIXELS, SeriesEntry
-from pipeline.dicom.geometry import sha256_hex
 from pipeline.dicom.headers import can_decode, transfer_syntax
 from pipeline.dicom.quiet import quiet_pydicom
+from pipeline.dicom.uids import sha256_hex
 from pipeline.dicom.verdicts import Code, SeriesError, file_finding
 from pipeline.hu import AIR_HU, LOWEST_HU
 

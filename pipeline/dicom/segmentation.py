@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -26,11 +25,11 @@ from pipeline.dicom.derived import (
     header_error,
     source_identity,
 )
-from pipeline.dicom.geometry import deterministic_uid, sha256_hex
 from pipeline.dicom.headers import clean
 from pipeline.dicom.quiet import quiet_pydicom
 from pipeline.dicom.reading import CTSeries
-from pipeline.dicom.writing import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from pipeline.dicom.uids import deterministic_uid, sha256_hex
+from pipeline.dicom.writing import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, save_whole
 from pipeline.errors import DataError
 
 _SERIES_NUMBER_OFFSET: Final = 9500
@@ -104,7 +103,7 @@ def write_segmentation(
         with quiet_pydicom():
             segmentation = _segmentation(series, masks, descriptions, derivation, now, parts)
             _make_reproducible(segmentation, now, parts)
-            _write(segmentation, path)
+            save_whole(segmentation, path)
     except (AttributeError, LookupError, TypeError, ValueError) as broken:
         raise header_error(series.entry.files[0], broken) from None
     return path
@@ -204,7 +203,9 @@ def _describe(
 
 
 def _make_reproducible(dataset: pydicom.Dataset, now: datetime, parts: Sequence[str]) -> None:
-    """Replace what highdicom takes from the wall clock and from chance."""
+    """Replace what highdicom takes from the wall clock and from chance, and name the writer."""
+    dataset.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     dataset.InstanceCreationDate = now.strftime("%Y%m%d")
     dataset.InstanceCreationTime = now.strftime("%H%M%S")
     for equipment in dataset.ContributingEquipmentSequence:
@@ -213,11 +214,3 @@ def _make_reproducible(dataset: pydicom.Dataset, now: datetime, parts: Sequence[
     organization_uid = deterministic_uid("dimension organization", *parts)
     for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization_uid
-
-
-def _write(dataset: pydicom.Dataset, path: Path) -> None:
-    dataset.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    dataset.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    partial = path.with_name(f".{path.name}.partial")
-    dataset.save_as(partial, enforce_file_format=True)
-    os.replace(partial, path)  # noqa: PTH105  the one atomic call

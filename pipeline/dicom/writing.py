@@ -13,8 +13,8 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
-from pipeline.dicom.geometry import deterministic_uid
 from pipeline.dicom.quiet import quiet_pydicom
+from pipeline.dicom.uids import deterministic_uid
 
 IMPLEMENTATION_CLASS_UID: Final = deterministic_uid("ldct-pipeline", "implementation class")
 IMPLEMENTATION_VERSION_NAME: Final = "LDCT-PIPELINE"
@@ -50,7 +50,7 @@ def set_pixels(dataset: pydicom.Dataset, stored: npt.NDArray[Any]) -> None:
 
 
 def write_file(dataset: pydicom.Dataset, path: Path) -> Path:
-    """Write explicit VR little endian with a fresh file meta group; the file appears whole or not at all."""
+    """Write explicit VR little endian with a fresh file meta group."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = UID(dataset.SOPClassUID)
     meta.MediaStorageSOPInstanceUID = UID(dataset.SOPInstanceUID)
@@ -58,8 +58,13 @@ def write_file(dataset: pydicom.Dataset, path: Path) -> Path:
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     dataset.file_meta = meta
+    save_whole(dataset, path)
+    return path
+
+
+def save_whole(dataset: pydicom.Dataset, path: Path) -> None:
+    """Save a dataset with its file meta group; the file appears whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     with quiet_pydicom():
-        dataset.save_as(partial, implicit_vr=False, little_endian=True, enforce_file_format=True)
+        dataset.save_as(partial, enforce_file_format=True)
     os.replace(partial, path)  # noqa: PTH105  the one atomic call
-    return path

@@ -90,9 +90,7 @@ def train(
     Raises:
         DivergenceError: a loss or score is not finite; the last good resume state is kept.
     """
-    device = hardware.device.type
-    precision = MixedPrecision("bf16-mixed", device) if hardware.bf16 else Precision()
-    fabric = Fabric(accelerator=device, devices=1, plugins=precision)
+    fabric = lightning(hardware)
     session = Session(networks, objective.product, plan, fabric)
     state = store.load()
     if state is not None:
@@ -100,9 +98,18 @@ def train(
     loop = _Loop(objective, session, plan, hardware, store, log, progress)
     with deterministic(), progress:
         progress.begin(step=session.step, steps=plan.steps, batch_size=plan.batch_size)
-        for batch in _batches(samples, plan, first_step=session.step, pin_memory=device == "cuda"):
+        for batch in _batches(
+            samples, plan, first_step=session.step, pin_memory=hardware.device.type == "cuda"
+        ):
             loop.run_step(fabric.to_device(batch))
     return _outcome(session, objective.product)
+
+
+def lightning(hardware: Hardware) -> Fabric:
+    """Fabric for one device; bfloat16 is mixed: float32 weights, moments and losses."""
+    device = hardware.device.type
+    precision = MixedPrecision("bf16-mixed", device) if hardware.bf16 else Precision()
+    return Fabric(accelerator=device, devices=1, plugins=precision)
 
 
 class _Loop:

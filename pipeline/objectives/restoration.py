@@ -45,7 +45,6 @@ class Restoration:
     def __init__(self, scale: HUScale, validation: Sequence[RestorationPair]) -> None:
         self._scale = scale
         self._validation = validation
-        self._input_psnr = _mean_psnr([pair.low_dose for pair in validation], validation)
 
     def turns(
         self,
@@ -64,7 +63,8 @@ class Restoration:
         """PSNR of the restored slices; the details hold the input's own score and the gain."""
         restored = [self._restore(networks, pair.low_dose, bf16=bf16) for pair in self._validation]
         value = _mean_psnr(restored, self._validation)
-        details = {"input_psnr_db": self._input_psnr, "gain_db": value - self._input_psnr}
+        before = _mean_psnr([pair.low_dose for pair in self._validation], self._validation)
+        details = {"input_psnr_db": before, "gain_db": value - before}
         return Score("psnr_db", value, CONVENTION, higher_is_better=True, details=details)
 
     def draw(self, networks: Networks, path: Path, *, bf16: bool) -> None:

@@ -39,7 +39,8 @@ def _ramp(length: int, pitch_mm: float) -> torch.Tensor:
     offset = torch.fft.fftfreq(length, 1 / length, dtype=torch.float64)
     kernel = torch.where(offset % 2 == 1, -1 / (math.pi * offset) ** 2, 0.0)
     kernel[0] = 0.25
-    return (torch.fft.rfft(kernel).real / pitch_mm).float()
+    response: torch.Tensor = torch.fft.rfft(kernel).real / pitch_mm
+    return response.float()
 
 
 def _hann(length: int, cutoff: float) -> torch.Tensor:

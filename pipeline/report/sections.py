@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
 from pipeline.report.page import Picture, Section, Table
 from pipeline.report.tables import Results, facts_table, matrix_table, tables_of, text, words
 
-_ALARM = "WORSE THAN ITS INPUT"
+_ALARM = "WORSE"
 _NOT_IN_TABLES = ("verdict", "conventions")
 
 
@@ -20,7 +21,7 @@ def what_ran(facts: Results, settings: Mapping[str, str]) -> Section:
 
 def data(fingerprint: Results | None, pictures: Sequence[Picture], not_shown: int) -> Section:
     """What the models learned from and were tested on."""
-    missing = [] if fingerprint is not None else ["the fingerprint of the cases; run `ldct ingest`"]
+    missing = [] if fingerprint is not None else ["the fingerprint of the cases; run ldct ingest"]
     if not pictures:
         missing.append("the quality pictures of the cases")
     summary = f"{not_shown} more quality pictures lie beside the cases." if not_shown else ""
@@ -30,7 +31,7 @@ def data(fingerprint: Results | None, pictures: Sequence[Picture], not_shown: in
 
 def training(name: str, score: Results | None, pictures: Sequence[Picture]) -> Section:
     """Best validation score and curves of one model."""
-    missing = [] if score is not None else [f"the bundle of {name}; run `ldct train {name}`"]
+    missing = [] if score is not None else [f"the bundle of {name}; run ldct train {name}"]
     if not pictures:
         missing.append("training curves")
     tables = [facts_table(score, "best validation score and model")] if score is not None else []
@@ -41,15 +42,13 @@ def evaluation(name: str, scores: Results | None, pictures: Sequence[Picture]) -
     """Scores on test patients with their conventions, and a verdict in words."""
     anchor, title = f"evaluate-{name}", f"Evaluation: {name}"
     if scores is None:
-        return Section(anchor, title, missing=[f"the scores of {name}; run `ldct evaluate {name}`"])
+        return Section(anchor, title, missing=[f"the scores of {name}; run ldct evaluate {name}"])
     verdict = str(scores.get("verdict", ""))
     return Section(
         anchor,
         title,
         summary=verdict[:1].upper() + verdict[1:],
-        tables=tables_of(
-            {key: value for key, value in scores.items() if key not in _NOT_IN_TABLES}, notes=_notes(scores)
-        ),
+        tables=_score_tables(scores),
         pictures=pictures,
         missing=[] if pictures else ["pictures of this evaluation"],
         is_alarming=verdict.startswith(_ALARM),
@@ -60,7 +59,7 @@ def predictions(journal: Sequence[Results] | None, previews: Sequence[Picture]) 
     """The journal of `ldct predict`, a row per series."""
     title = "Prediction: DICOM in, DICOM out"
     if journal is None:
-        return Section("predict", title, missing=["the journal; run `ldct predict`"])
+        return Section("predict", title, missing=["the journal; run ldct predict"])
     finished = [line for line in journal if line["verdict"] in ("done", "slicewise")]
     other = [line for line in journal if line["verdict"] not in ("done", "slicewise")]
     unfit = sum(line["verdict"] in ("refused", "failed") for line in other)
@@ -80,25 +79,25 @@ def predictions(journal: Sequence[Results] | None, previews: Sequence[Picture]) 
     )
 
 
-def _notes(scores: Results) -> dict[str, str]:
-    """Below each table of a convention: what it means, and how far a gain can go."""
-    limits = [
-        f"{label} {text(scores[key])} dB"
-        for key, label in (
-            ("gain_ceiling_db", "Best possible gain against the normal dose"),
-            ("clean_output_gain_db", "gain of a perfectly clean output"),
-        )
-        if key in scores
-    ]
-    ceiling = f" {', '.join(limits)}." if limits else ""
-    conventions = scores.get("conventions", {})
-    return {
-        name: f"Convention {name}: {_sentence(meaning)}{ceiling}" for name, meaning in conventions.items()
+def _score_tables(scores: Results) -> list[Table]:
+    """Below each table of a convention stands what it means, and how far a gain over the input can go."""
+    notes = {
+        name: f"Convention {name}: {text(meaning).rstrip('.')}."
+        for name, meaning in scores.get("conventions", {}).items()
     }
-
-
-def _sentence(meaning: Any) -> str:
-    return text(meaning).rstrip(".") + "."
+    tables = tables_of({key: scores[key] for key in scores if key not in _NOT_IN_TABLES}, notes=notes)
+    if "gain_ceiling_db" not in scores:
+        return tables
+    limit = (
+        f"Best possible gain {text(scores['gain_ceiling_db'])} dB; "
+        f"a perfectly clean output gains {text(scores['clean_output_gain_db'])} dB."
+    )
+    return [
+        replace(table, note=f"{table.note} {limit}")
+        if table.title.startswith("against normal dose")
+        else table
+        for table in tables
+    ]
 
 
 def _finished_table(lines: Sequence[Results]) -> Table:
@@ -121,19 +120,32 @@ def _finished_table(lines: Sequence[Results]) -> Table:
 
 
 def _other_table(lines: Sequence[Results]) -> Table:
-    rows = [
-        (
-            line["series"] or "stray files",
-            line["verdict"],
-            ", ".join(line["reason_codes"]),
-            text(line["files"]),
-        )
-        for line in lines
-    ]
-    return Table("not written", ("series (pseudonym)", "verdict", "reason", "files"), rows)
+    """A row per series; stray files are counted by reason."""
+    rows: Counter[tuple[str, str, str]] = Counter()
+    for line in lines:
+        rows[line["series"] or "stray files", line["verdict"], ", ".join(line["reason_codes"])] += line[
+            "files"
+        ]
+    heads = ("series (pseudonym)", "verdict", "reason", "files")
+    return Table("not written", heads, [(*row, str(files)) for row, files in rows.items()])
 
 
-def picture(png: bytes, what: str, *, is_wide: bool = True) -> Picture:
+_CAPTIONS = {
+    "panels": "low dose, restored, normal dose and their difference",
+    "methods": "detail: input, network and baselines side by side",
+    "overlays": "segmentation over the images, beside the reference",
+    "reconstructions": "input slices above their reconstructions",
+    "interpolations": "images along straight lines between latent codes",
+    "samples": "samples",
+    "real": "real slices of test patients",
+}
+
+
+def evaluation_picture(png: bytes, name: str, stem: str) -> Picture:
+    """A picture of an evaluation, told by its file name."""
+    return picture(png, f"{name}: {_CAPTIONS.get(stem, words(stem))}")
+
+
+def picture(png: bytes, caption: str, *, is_wide: bool = True) -> Picture:
     """A picture whose caption serves as its description."""
-    caption = words(what)
     return Picture(png, alt=caption, caption=caption, is_wide=is_wide)

@@ -17,7 +17,7 @@ from pipeline.bundle import Bundle, load_bundle
 from pipeline.config import load_settings
 from pipeline.config.evaluate import EvaluateSettings
 from pipeline.config.labels import load_labels
-from pipeline.config.layout import LABELS, Layout
+from pipeline.config.layout import Layout
 from pipeline.config.train import GANSettings, VAESettings, load_train_settings
 from pipeline.data import read_cases
 from pipeline.errors import ConfigError
@@ -63,11 +63,11 @@ def run(name: str, preset: str) -> None:
 def _evaluate(name: str, bundle: Bundle, layout: Layout, context: Context) -> Metrics:
     if name == TASK:
         denoiser = load_bundle(layout.bundle(context.settings.task.denoiser), "denoiser")
-        return evaluate_task(bundle, denoiser, load_labels(LABELS), context)
+        return evaluate_task(bundle, denoiser, load_labels(), context)
     if bundle.kind == "denoiser":
         return evaluate_restoration(bundle, context)
     if bundle.kind == "segmenter":
-        return evaluate_segmentation(bundle, load_labels(LABELS), context)
+        return evaluate_segmentation(bundle, load_labels(), context)
     if bundle.kind == "vae":
         return evaluate_vae(bundle, _training(name, layout, VAESettings), context)
     return evaluate_gan(bundle, _training(name, layout, GANSettings), context)

@@ -17,10 +17,10 @@ import torch
 from rich.console import Console
 
 from pipeline import __version__, tracking
-from pipeline.bundle import load_bundle
+from pipeline.bundle import KINDS, Bundle, load_bundle
 from pipeline.config.layout import Layout
 from pipeline.config.preset import CONFIGS
-from pipeline.errors import BundleError, DataError
+from pipeline.errors import DataError
 from pipeline.figures import save_curves
 from pipeline.report import Page, Picture, Section, render, sections
 from pipeline.report.tables import words
@@ -39,6 +39,7 @@ def run(preset: str) -> None:
     """Write `reports/<preset>/report.html` and log it to MLflow; what has not been made is named as missing.
 
     Raises:
+        BundleError: a bundle is damaged.
         DataError: a results file is damaged.
         TrackingError: the MLflow store cannot be used.
     """
@@ -63,15 +64,26 @@ def run(preset: str) -> None:
 
 def _sections(layout: Layout, fingerprint: dict[str, Any] | None) -> Iterator[Section]:
     configs = sorted((CONFIGS / layout.preset).glob("*.yaml"))
-    models = [path.stem for path in configs if path.stem not in NOT_MODELS]
+    bundles = {
+        path.stem: _bundle(layout.bundle(path.stem)) for path in configs if path.stem not in NOT_MODELS
+    }
     digests = {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in configs}
     yield sections.what_ran(_environment(layout.preset), digests)
     yield _data(layout, fingerprint)
-    for name in models:
-        yield _training(layout, name)
+    for name in sorted(bundles, key=lambda name: (_rank(bundles[name]), name)):
+        yield _training(layout, name, bundles[name])
         yield _evaluation(layout, name)
     yield _evaluation(layout, TASK)
     yield _predictions(layout)
+
+
+def _bundle(path: Path) -> Bundle | None:
+    return load_bundle(path) if path.exists() else None
+
+
+def _rank(bundle: Bundle | None) -> int:
+    """Denoisers first, as in `bundle.KINDS`; what is not trained yet comes last."""
+    return len(KINDS) if bundle is None else KINDS.index(bundle.kind)
 
 
 def _environment(preset: str) -> dict[str, Any]:
@@ -93,29 +105,31 @@ def _data(layout: Layout, fingerprint: dict[str, Any] | None) -> Section:
     return sections.data(fingerprint, shown, len(pictures) - len(shown))
 
 
-def _training(layout: Layout, name: str) -> Section:
-    try:
-        bundle = load_bundle(layout.bundle(name))
-        score = {
+def _training(layout: Layout, name: str, bundle: Bundle | None) -> Section:
+    score = (
+        None
+        if bundle is None
+        else {
             **bundle.score,
             "parameters": sum(tensor.numel() for tensor in bundle.tensors.values()),
             "architecture": bundle.architecture,
             "arguments": bundle.arguments,
             "model hash": bundle.model_hash,
         }
-    except BundleError:
-        score = None
+    )
     curves = layout.model(name) / "curves.csv"
     pictures = _curves(curves) if curves.exists() else []
     samples = layout.model(name) / "samples.png"
     if samples.exists():
-        pictures.append(sections.picture(samples.read_bytes(), f"{name}_samples"))
+        pictures.append(
+            sections.picture(samples.read_bytes(), f"{name}: pictures drawn at the end of training")
+        )
     return sections.training(name, score, pictures)
 
 
 def _evaluation(layout: Layout, name: str) -> Section:
     found = sorted(layout.evaluation(name).glob("*.png"))
-    pictures = [sections.picture(path.read_bytes(), f"{name}_{path.stem}") for path in found]
+    pictures = [sections.evaluation_picture(path.read_bytes(), name, path.stem) for path in found]
     return sections.evaluation(name, _read_json(layout.metrics(name)), pictures)
 
 
@@ -141,7 +155,7 @@ def _curves(path: Path) -> list[Picture]:
             steps, values = [step for step, _ in points], [value for _, value in points]
             png = Path(scratch) / "curve.png"
             save_curves(png, {name: (steps, values)}, x_label="step", y_label=words(name))
-            pictures.append(sections.picture(png.read_bytes(), name, is_wide=False))
+            pictures.append(sections.picture(png.read_bytes(), words(name), is_wide=False))
     return pictures
 
 

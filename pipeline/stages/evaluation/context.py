@@ -19,7 +19,7 @@ from pipeline.config.evaluate import EvaluateSettings
 from pipeline.data import Case
 from pipeline.data.patches import spread_slices
 from pipeline.hu import ABDOMEN, HEAD, HUWindow
-from pipeline.models.precision import preferred_device
+from pipeline.models.precision import preferred_device, preferred_precision
 
 Item = TypeVar("Item")
 Metrics = dict[str, Any]
@@ -66,9 +66,14 @@ def progress(items: Sequence[Item], what: str) -> Iterable[Item]:
 
 
 def ready(bundle: Bundle) -> nn.Module:
-    """The bundle's model on the device of this machine; float32, so that scores do not depend on hardware."""
+    """The bundle's model on the device of this machine."""
     model = bundle.model().to(preferred_device())
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def runs_in_bf16(model: nn.Module) -> bool:
+    """Whether layers run in bfloat16: as in prediction, so that scores describe what users get."""
+    return preferred_precision(device_of(model)) == "bf16"
 
 
 def to_device(image_hu: npt.NDArray[Any], model: nn.Module) -> Tensor:

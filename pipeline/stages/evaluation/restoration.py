@@ -39,6 +39,7 @@ from pipeline.stages.evaluation.context import (
     one_per_anatomy,
     progress,
     ready,
+    runs_in_bf16,
     to_device,
 )
 
@@ -152,12 +153,13 @@ def restore_with(bundle: Bundle) -> Callable[[Slice], Slice]:
         ValueError: the bundle is not a denoiser's.
     """
     model, scale = ready(bundle), bundle.scale
+    bf16 = runs_in_bf16(model)
     if scale is None:
         raise ValueError(f"a denoiser is needed, got a bundle of kind {bundle.kind}")
 
     def restore(image_hu: Slice) -> Slice:
-        restored: Slice = restore_hu(model, to_device(image_hu[None], model), scale)[0, 0].cpu().numpy()
-        return restored
+        restored = restore_hu(model, to_device(image_hu[None], model), scale, bf16=bf16)
+        return np.asarray(restored[0, 0].cpu())
 
     return restore
 

@@ -25,6 +25,7 @@ from pipeline.stages.evaluation.context import (
     one_per_anatomy,
     progress,
     ready,
+    runs_in_bf16,
     to_device,
 )
 from pipeline.stages.evaluation.restoration import restore_with
@@ -92,6 +93,7 @@ def _segment_with(bundle: Bundle) -> Callable[[Image, Case], Labels]:
     if bundle.kind != "segmenter" or bundle.window is None:
         raise ValueError(f"a segmenter is needed, got a bundle of kind {bundle.kind}")
     model, window = ready(bundle), bundle.window
+    bf16 = runs_in_bf16(model)
 
     def segment(image_hu: Image, case: Case) -> Labels:
         _, row_mm, column_mm = case.spacing_mm
@@ -101,6 +103,7 @@ def _segment_with(bundle: Bundle) -> Callable[[Image, Case], Labels]:
             window=window,
             spacing_mm=(row_mm, column_mm),
             input_spacing_mm=bundle.input_spacing_mm,
+            bf16=bf16,
         )
         classes: Labels = logits[0].argmax(dim=0).cpu().numpy().astype(np.uint8)
         return classes
