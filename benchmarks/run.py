@@ -52,7 +52,9 @@ def main() -> None:
         "peak_memory_mib": round(peak_mib[0]),
     }
     text = json.dumps(result, indent=2) + "\n"
-    (CHECKOUT / "benchmarks" / "results" / f"{preset}.json").write_text(text, encoding="utf-8")
+    kept = CHECKOUT / "benchmarks" / "results" / f"{preset}.json"
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text(text, encoding="utf-8")
     print(text, end="")
 
 
@@ -87,8 +89,8 @@ def time_repro(project: Path) -> tuple[float, dict[str, float]]:
     if repro.wait():
         raise SystemExit(f"dvc repro ended with {repro.returncode}")
     ended = time.perf_counter()
-    ends = [start for _, start in starts[1:]] + [ended]
-    return ended - began, {name: end - start for (name, start), end in zip(starts, ends, strict=True)}
+    moments = [start for _, start in starts] + [ended]
+    return ended - began, {name: end - start for (name, start), end in zip(starts, moments[1:], strict=True)}
 
 
 def time_help() -> float:

@@ -1,4 +1,4 @@
-"""`python -m pipeline` is `ldct`; dvc.yaml calls it, so that an experiment runs its own snapshot of the code."""
+"""`python -m pipeline` is `ldct`; dvc.yaml calls it: an experiment runs its own snapshot of the code."""
 
 from pipeline.cli import main
 

@@ -26,9 +26,9 @@ from pipeline.dicom.derived import stored_pixels
 from pipeline.dicom.reading import rescale_of
 from pipeline.errors import DataError
 from pipeline.inference.networks import LabelMap, Network, OnSlices, Volume, denoise, segment
-from pipeline.inference.noise import global_noise_sd_hu
 from pipeline.inference.preview import save_preview
 from pipeline.inference.treatment import Treatment
+from pipeline.metrics.noise import global_noise_sd_hu
 
 DENOISED = "denoised"
 SEGMENTATION = "segmentation.dcm"

@@ -9,14 +9,11 @@ import numpy as np
 
 from pipeline.simulate import tissues
 from pipeline.simulate.labels import Label
-from pipeline.simulate.painting import Part, Tissue
+from pipeline.simulate.painting import Factors, Part, Patient, Tissue
 from pipeline.simulate.shapes import Common, Ellipsoid, Inset, Outside, Remembered, Tube, Union
-from pipeline.simulate.trunk import Trunk
 
 
-def sample_head(
-    rng: np.random.Generator, lesion: Part | None, factors: dict[str, float | str | bool]
-) -> Trunk:
+def sample_head(rng: np.random.Generator, lesion: Part | None, factors: Factors) -> Patient:
     """Draw one patient; a lesion, where there is one, is painted last."""
     width, length = float(rng.uniform(70, 76)), float(rng.uniform(86, 94))
     skull_mm = float(rng.uniform(5.5, 8.5))
@@ -45,12 +42,12 @@ def sample_head(
         *_base(),
         *([lesion] if lesion is not None else []),
     ]
-    known: dict[str, float | str | bool] = {
+    known: Factors = {
         "contrast_phase": "native",
         "skull_thickness_mm": round(skull_mm, 1),
         "ventricle_scale": round(enlarged, 2),
     }
-    return Trunk(tuple(parts), factors | known)
+    return Patient(tuple(parts), factors | known)
 
 
 def brain_lesion(rng: np.random.Generator, diameter_mm: float) -> Part:

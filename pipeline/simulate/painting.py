@@ -16,6 +16,9 @@ from pipeline.simulate.shapes import Box, Points, Shape
 Tissue = Callable[[Points, Array], Array]
 """CT numbers in HU from the points and their depth in mm."""
 
+Factors = dict[str, float | str | bool]
+"""Known factors of a patient, by name."""
+
 _WARP_STEP_MM = 70.0
 _WARP_REACH = 3.5
 
@@ -39,6 +42,19 @@ class Part:
     edge_mm: float = 1.0
     only_in: Label | None = None
     rigid: bool = False
+
+
+@dataclass(frozen=True)
+class Patient:
+    """What there is to paint.
+
+    Attributes:
+        parts: in painting order.
+        factors: what is known.
+    """
+
+    parts: tuple[Part, ...]
+    factors: Factors
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,10 @@ import numpy.typing as npt
 from pipeline.simulate.fields import Array
 from pipeline.simulate.head import brain_lesion, sample_head
 from pipeline.simulate.labels import Label
-from pipeline.simulate.painting import Canvas, Grid, Part
+from pipeline.simulate.painting import Canvas, Factors, Grid, Patient
 from pipeline.simulate.trunk import liver_lesion, lung_lesion, sample_trunk
 
 REGIONS: Final = ("head", "chest", "abdomen")
-
-Factors = dict[str, float | str | bool]
 
 _CENTRE_Z_MM = {"head": 38.0, "chest": 62.0, "abdomen": -72.0}
 _WARP_MM = {"head": 2.0, "chest": 4.0, "abdomen": 4.0}
@@ -32,7 +30,8 @@ class Phantom:
     Attributes:
         hu: `(slices, rows, columns)` float32 HU, slice 0 at the feet's end, row 0 at the front.
         labels: the same shape, uint8 values of `Label`.
-        factors: what is known: region, body scale, lesion, organ volumes within the volume in ml.
+        factors: what is known of the patient (region, body scale, lesion, …) and, in ml, how much of each
+            organ and of the lesion the volume's slices show.
     """
 
     hu: Array
@@ -64,17 +63,17 @@ def make_phantom(
     z_mm = _CENTRE_Z_MM[region] + float(rng.normal(0, 4))
     body_spacing = (spacing_mm[0] / scale, spacing_mm[1] / scale, spacing_mm[2] / scale)
     canvas = Canvas(rng, Grid.around(z_mm, shape, body_spacing), warp_mm=_WARP_MM[region])
-    parts, factors = _sample_patient(region, rng, scale)
-    painted = [canvas.paint(parts, index) for index in range(shape[0])]
+    patient = _sample_patient(region, rng, scale)
+    painted = [canvas.paint(patient.parts, index) for index in range(shape[0])]
     labels = np.stack([slice_labels for _, slice_labels in painted])
     return Phantom(
         hu=np.stack([hu for hu, _ in painted]),
         labels=labels,
-        factors=factors | _volumes_ml(labels, spacing_mm),
+        factors=patient.factors | _volumes_ml(labels, spacing_mm),
     )
 
 
-def _sample_patient(region: str, rng: np.random.Generator, scale: float) -> tuple[tuple[Part, ...], Factors]:
+def _sample_patient(region: str, rng: np.random.Generator, scale: float) -> Patient:
     diseased = bool(rng.random() < _LESION_SHARE)
     diameter_mm = float(rng.uniform(*_LESION_DIAMETER_MM[region]))
     draw = {"head": brain_lesion, "chest": lung_lesion, "abdomen": liver_lesion}[region]
@@ -86,8 +85,7 @@ def _sample_patient(region: str, rng: np.random.Generator, scale: float) -> tupl
         "lesion_diameter_mm": round(diameter_mm, 1) if diseased else 0.0,
     }
     sample = sample_head if region == "head" else sample_trunk
-    patient = sample(rng, lesion, factors)
-    return patient.parts, patient.factors
+    return sample(rng, lesion, factors)
 
 
 def _volumes_ml(labels: npt.NDArray[np.uint8], spacing_mm: tuple[float, float, float]) -> Factors:

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.simulate import tissues
 from pipeline.simulate.fields import Array
 from pipeline.simulate.labels import Label
-from pipeline.simulate.painting import Part, Tissue
+from pipeline.simulate.painting import Factors, Part, Patient, Tissue
 from pipeline.simulate.shapes import (
     EVERYWHERE,
     Box,
@@ -99,22 +99,7 @@ class Dome:
         return depth + np.float32(1.5) * points.rough
 
 
-@dataclass(frozen=True)
-class Trunk:
-    """A chest and abdomen, ready to be painted.
-
-    Attributes:
-        parts: in painting order.
-        factors: what is known of the patient.
-    """
-
-    parts: tuple[Part, ...]
-    factors: dict[str, float | str | bool]
-
-
-def sample_trunk(
-    rng: np.random.Generator, lesion: Part | None, factors: dict[str, float | str | bool]
-) -> Trunk:
+def sample_trunk(rng: np.random.Generator, lesion: Part | None, factors: Factors) -> Patient:
     """Draw one patient; a lesion, where there is one, is painted last."""
     contrast = Contrast.sample(rng)
     fat_mm = float(rng.uniform(7, 20))
@@ -144,17 +129,17 @@ def sample_trunk(
         *_shoulder(),
         *([lesion] if lesion is not None else []),
     ]
-    known: dict[str, float | str | bool] = {
+    known: Factors = {
         "contrast_phase": contrast.phase,
         "subcutaneous_fat_mm": round(fat_mm, 1),
         "liver_width_mm": round(2 * liver_radii[0], 1),
     }
-    return Trunk(tuple(parts), factors | known)
+    return Patient(tuple(parts), factors | known)
 
 
 def liver_lesion(rng: np.random.Generator, diameter_mm: float) -> Part:
     """A round hypodense focus in the right lobe."""
-    centre = (-70 + rng.uniform(-16, 16), -8 + rng.uniform(-22, 22), -62 + rng.uniform(-12, 12))
+    centre = (-72 + rng.uniform(-14, 14), -24 + rng.uniform(-18, 18), -56 + rng.uniform(-12, 12))
     shape = Ellipsoid(centre, (diameter_mm / 2,) * 3, roughness_mm=diameter_mm * 0.03)
     return Part(shape, tissues.even(float(rng.uniform(5, 28)), 4), Label.LESION, 1.8, only_in=Label.LIVER)
 

@@ -1,0 +1,1 @@
+"""One module per stage: settings to objects, call, write."""

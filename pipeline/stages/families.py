@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from pipeline.config.train import (
     TrainSettings,
     VAESettings,
 )
-from pipeline.data import Case, read_cases
+from pipeline.data import Case, read_cases, read_fingerprint
 from pipeline.data.patches import (
     CentredSlices,
     LabelledSlices,
@@ -76,7 +75,7 @@ def build_training(settings: TrainSettings, cases: Path) -> Training:
         DataError: the cases cannot be used for this family.
     """
     training, validation = read_cases(cases, "train"), read_cases(cases, "validation")
-    fingerprint = _fingerprint(cases)
+    fingerprint = read_fingerprint(cases)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         match settings:
@@ -283,15 +282,6 @@ def _classes(names: Sequence[str], table: LabelTable) -> tuple[list[dict[str, An
     chosen = [table.body, *(by_name[name] for name in names)]
     labels = [{**label.model_dump(), "value": value} for value, label in enumerate(chosen, start=1)]
     return labels, class_of_label
-
-
-def _fingerprint(cases: Path) -> dict[str, Any]:
-    path = cases / "fingerprint.json"
-    try:
-        fingerprint: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise DataError(f"{path}: missing or damaged; run ingest again") from None
-    return fingerprint
 
 
 def _blank(

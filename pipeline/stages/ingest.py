@@ -26,8 +26,8 @@ from pipeline.data.ingestion import ingest_case
 from pipeline.errors import ConfigError, DataError
 from pipeline.figures import Panel, save_panels
 from pipeline.hu import ABDOMEN, HEAD, HUWindow
-from pipeline.inference.noise import global_noise_sd_hu
 from pipeline.manifest import ROLES, ManifestCase, digest_of, file_sha256, read_manifest, read_split
+from pipeline.metrics.noise import global_noise_sd_hu
 
 _WINDOWS: Final[Mapping[str, HUWindow]] = {"head": HEAD}
 _GOLDEN_RATIO: Final = 0.618034

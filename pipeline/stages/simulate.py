@@ -26,7 +26,7 @@ from pipeline.errors import ConfigError
 from pipeline.manifest import ManifestCase, folder_sha256, write_manifest, write_split
 from pipeline.projector import ParallelBeam
 from pipeline.simulate import REGIONS, Phantom, Scanner, make_phantom
-from pipeline.simulate.phantom import Factors
+from pipeline.simulate.painting import Factors
 
 _SPLIT = "holdout"
 _INCOMING = "incoming"

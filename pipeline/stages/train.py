@@ -14,8 +14,9 @@ import pipeline
 from pipeline.bundle import Bundle, save_bundle
 from pipeline.config.layout import Layout
 from pipeline.config.train import load_train_settings
+from pipeline.data import data_digest
 from pipeline.engine import Hardware, Progress, ResumeStore, choose_hardware, train, write_curves
-from pipeline.manifest import digest_of, file_sha256, folder_sha256
+from pipeline.manifest import digest_of, file_sha256
 from pipeline.objectives import Score
 from pipeline.stages.families import build_plan, build_training
 from pipeline.tracking import project_root, register_bundle, start_run, write_run_json
@@ -40,15 +41,15 @@ def run(name: str, preset: str) -> None:
     settings = load_train_settings(config)
     training = build_training(settings, layout.cases)
     hardware = choose_hardware(settings.precision)
-    data_digest = folder_sha256(layout.cases)
-    key = _resume_key(config, data_digest, hardware)
+    digest = data_digest(layout.cases)
+    key = _resume_key(config, digest, hardware)
     store = ResumeStore(project_root() / ".ldct" / "resume" / f"{preset}-{name}-{key[:16]}", key)
     with start_run(
         experiment=EXPERIMENT,
         name=f"{preset}-{name}",
         stage=f"train@{name}",
         config=config,
-        data_digest=data_digest,
+        data_digest=digest,
         resume_run_id=_interrupted_run(store),
     ) as tracked:
         store.folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +66,7 @@ def run(name: str, preset: str) -> None:
             progress=Progress(name),
         )
         bundle = replace(
-            training.bundle, name=name, config_digest=file_sha256(config), data_digest=data_digest
+            training.bundle, name=name, config_digest=file_sha256(config), data_digest=digest
         )
         folder = layout.model(name)
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +85,7 @@ def run(name: str, preset: str) -> None:
             score=outcome.best_score.value,
             higher_is_better=outcome.best_score.higher_is_better,
             convention=f"{outcome.best_score.metric}/{outcome.best_score.convention}",
-            data_digest=data_digest,
+            data_digest=digest,
         )
     store.remove()
 
@@ -105,14 +106,14 @@ def _interrupted_run(store: ResumeStore) -> str | None:
     return run_id
 
 
-def _resume_key(config: Path, data_digest: str, hardware: Hardware) -> str:
+def _resume_key(config: Path, digest: str, hardware: Hardware) -> str:
     """Digest of everything that decides the weights."""
     package = Path(pipeline.__file__).parent
     files = [file for part in CODE for file in package.glob(part)]
     return digest_of(
         {
             "config": file_sha256(config),
-            "data": data_digest,
+            "data": digest,
             "code": digest_of({str(file.relative_to(package)): file_sha256(file) for file in files}),
             "machine": f"torch {torch.__version__}, {hardware}, {torch.get_num_threads()} threads",
         }
