@@ -16,10 +16,10 @@ from pipeline.hu import AIR_HU, WATER_CENTRED, HUWindow
 from pipeline.inference import folder as folder_module
 from pipeline.inference.folder import run_folder
 from pipeline.inference.networks import Network, denoise, segment
-from pipeline.metrics.noise import global_noise_sd_hu
 from pipeline.inference.outcomes import Outcome, exit_code
 from pipeline.inference.pseudonyms import Pseudonyms, load_secret
 from pipeline.inference.treatment import Treatment
+from pipeline.metrics.noise import global_noise_sd_hu
 from pipeline.models import build_model
 from tests.predict_cases import LABELS, NOW, PATIENT, write_source
 

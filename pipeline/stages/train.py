@@ -65,9 +65,7 @@ def run(name: str, preset: str) -> None:
             log=tracked,
             progress=Progress(name),
         )
-        bundle = replace(
-            training.bundle, name=name, config_digest=file_sha256(config), data_digest=digest
-        )
+        bundle = replace(training.bundle, name=name, config_digest=file_sha256(config), data_digest=digest)
         folder = layout.model(name)
         folder.mkdir(parents=True, exist_ok=True)
         write_run_json(tracked, folder / RUN_FILE)
