@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+EXPERIMENT: Final = "ldct"
+"""The MLflow experiment of all stages."""
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class Progress:
         rate = (step - self._first) * self._batch_size / max(elapsed, 1e-9)
         if loss is not None:
             self._status = f"loss {loss:.5g}"
-        status = f"{rate:.0f} samples/s, {self._status}, {self._score}"
+        status = ", ".join(part for part in (f"{rate:.0f} samples/s", self._status, self._score) if part)
         self._bar.update(self._task, completed=step, status=status)
         if not self._console.is_terminal and step * LINES // self._steps > (step - 1) * LINES // self._steps:
             remaining = (self._steps - step) * elapsed / max(1, step - self._first)

@@ -17,7 +17,7 @@ from pipeline.bundle import Bundle, load_bundle
 from pipeline.config import load_settings
 from pipeline.config.evaluate import EvaluateSettings
 from pipeline.config.labels import load_labels
-from pipeline.config.layout import Layout
+from pipeline.config.layout import EXPERIMENT, Layout
 from pipeline.config.train import GANSettings, VAESettings, load_train_settings
 from pipeline.data import read_cases
 from pipeline.errors import ConfigError
@@ -27,7 +27,6 @@ from pipeline.stages.evaluation.restoration import evaluate_restoration
 from pipeline.stages.evaluation.segmentation import evaluate_segmentation, evaluate_task
 from pipeline.tracking import Run, reopen_run, start_run
 
-EXPERIMENT: Final = "ldct"
 TASK: Final = "task"
 DECIMALS: Final = 4
 Family = TypeVar("Family", VAESettings, GANSettings)

@@ -18,8 +18,8 @@ from rich.console import Console
 
 from pipeline import __version__, tracking
 from pipeline.bundle import KINDS, Bundle, load_bundle
-from pipeline.config.layout import Layout
-from pipeline.config.preset import CONFIGS
+from pipeline.config.layout import EXPERIMENT, Layout
+from pipeline.config.preset import CONFIGS, model_names
 from pipeline.errors import DataError
 from pipeline.figures import save_curves
 from pipeline.report import Page, Picture, Section, render, sections
@@ -27,9 +27,7 @@ from pipeline.report.tables import words
 from pipeline.tracking.provenance import provenance_tags
 
 LIBRARIES: Final = ("torch", "monai", "pydicom", "highdicom", "scikit-image", "mlflow", "dvc")
-EXPERIMENT: Final = "ldct"
 PRESET: Final = CONFIGS / "preset.yaml"
-NOT_MODELS: Final = frozenset({"simulate", "ingest", "evaluate", "predict"})
 TASK: Final = "task"
 PICTURES_OF_CASES: Final = 6
 PREVIEWS: Final = 8
@@ -64,9 +62,7 @@ def run(preset: str) -> None:
 
 def _sections(layout: Layout, fingerprint: dict[str, Any] | None) -> Iterator[Section]:
     configs = sorted((CONFIGS / layout.preset).glob("*.yaml"))
-    bundles = {
-        path.stem: _bundle(layout.bundle(path.stem)) for path in configs if path.stem not in NOT_MODELS
-    }
+    bundles = {name: _bundle(layout.bundle(name)) for name in model_names(layout.preset)}
     digests = {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in configs}
     yield sections.what_ran(_environment(layout.preset), digests)
     yield _data(layout, fingerprint)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import pipeline
 from pipeline.bundle import Bundle, save_bundle
-from pipeline.config.layout import Layout
+from pipeline.config.layout import EXPERIMENT, Layout
 from pipeline.config.train import load_train_settings
 from pipeline.data import data_digest
 from pipeline.engine import Hardware, Progress, ResumeStore, choose_hardware, train, write_curves
@@ -21,7 +21,6 @@ from pipeline.objectives import Score
 from pipeline.stages.families import build_plan, build_training
 from pipeline.tracking import project_root, register_bundle, start_run, write_run_json
 
-EXPERIMENT = "ldct"
 RUN_FILE = "run.json"
 ROOMS = ("data", "engine", "losses", "metrics", "models", "objectives", "transforms")
 CODE = ("hu.py", "stages/families.py", *(f"{room}/*.py" for room in ROOMS))
