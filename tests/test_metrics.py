@@ -12,6 +12,7 @@ from pipeline.metrics import (
     CONVENTIONS,
     clean_output_gain_db,
     convention,
+    detail,
     dice,
     gain_ceiling_db,
     mean_difference_hu,
@@ -244,3 +245,13 @@ def test_baselines_remove_noise_and_keep_hu(truth, name, amount):
     assert restored.dtype == np.float32
     assert noise_sd_hu(restored, truth, region) < 0.6 * noise_sd_hu(noisy, truth, region)
     assert abs(mean_difference_hu(restored, noisy, region)) < 0.5
+
+
+def test_detail_of_a_flat_image_is_zero_and_of_one_bright_pixel_its_height_less_the_mean():
+    images = np.zeros((2, 9, 9))
+    images[1, 4, 4] = 25.0
+    found = detail(images)
+    np.testing.assert_allclose(found[0], 0)
+    assert found[1, 4, 4] == pytest.approx(24)
+    assert found[1, 2, 2] == pytest.approx(-1)
+    assert found[1, 0, 0] == 0

@@ -26,7 +26,9 @@ def project(tmp_path, monkeypatch):
         edit(tmp_path, name, steps=4, validate_every=2, checkpoint_every=2, log_every=2, batch_size=2)
     cases = tmp_path / "data" / "smoke" / "cases"
     write_cases(cases)
-    (cases / "fingerprint.json").write_text('{"spacing_mm": [3.0, 2.0, 2.0]}')
+    (cases / "fingerprint.json").write_text(
+        f'{{"sha256": "{"d" * 64}", "roles": {{"train": {{"cases": 2}}}}}}'
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LDCT_TRACKING", "off")
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
@@ -52,7 +54,7 @@ def test_every_family_leaves_a_bundle_curves_a_picture_and_no_resume_state(proje
         "samples.png",
     ]
     bundle = load_bundle(folder / "bundle.safetensors", kind=KINDS[name])
-    assert bundle.fingerprint == {"spacing_mm": [3.0, 2.0, 2.0]}
+    assert bundle.fingerprint == {"cases": 2}
     assert len(bundle.config_digest) == len(bundle.data_digest) == 64
     assert not bundle.model().training
     with (folder / "curves.csv").open() as handle:

@@ -5,7 +5,7 @@ from pipeline.metrics.bias import BODY, TISSUE_BANDS, mean_difference_hu, noise_
 from pipeline.metrics.conventions import CONVENTIONS, Convention, convention
 from pipeline.metrics.fidelity import psnr, rmse_hu, ssim
 from pipeline.metrics.limits import clean_output_gain_db, gain_ceiling_db
-from pipeline.metrics.mmd import median_bandwidth, rbf_mmd
+from pipeline.metrics.mmd import detail, median_bandwidth, rbf_mmd
 from pipeline.metrics.overlap import dice
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Summary",
     "clean_output_gain_db",
     "convention",
+    "detail",
     "dice",
     "gain_ceiling_db",
     "mean_difference_hu",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final, cast
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from scipy.spatial.distance import pdist
@@ -18,7 +19,7 @@ from pipeline.data.patches import centred_slices
 from pipeline.figures import save_grid
 from pipeline.hu import HUWindow
 from pipeline.losses import gaussian_reconstruction, kl_divergence, kl_per_dimension
-from pipeline.metrics import median_bandwidth, rbf_mmd
+from pipeline.metrics import detail, rbf_mmd
 from pipeline.models import ConvVAE, DCGANGenerator
 from pipeline.models.vae import reparameterise
 from pipeline.stages.evaluation.context import Context, Metrics, device_of, progress, ready
@@ -28,7 +29,10 @@ GRID: Final = 64
 INTERPOLATION_ROWS: Final = 4
 ACTIVE_VARIANCE: Final = 0.01
 """A latent dimension is active when its posterior mean varies more (Burda et al. 2016, arXiv:1509.00519)."""
-SPACE: Final = "pixels in [0, 1]; RBF kernel, bandwidth = median distance of the test slices; unbiased"
+SPACE: Final = (
+    "pixels in [0, 1], detail = pixels less their 5x5 mean; "
+    "RBF kernel, bandwidth = median distance of the test slices; unbiased"
+)
 
 
 @torch.no_grad()
@@ -102,17 +106,22 @@ def _bound(
 def _distances(samples: Tensor, training: VAESettings | GANSettings, context: Context) -> Metrics:
     """MMD² of samples (N, 1, S, S) in [0, 1] to test slices, and that of validation slices as the floor."""
     window = HUWindow(training.data.window.low, training.data.window.high)
-    test = window.to_unit(_real_slices(training, context.test)).flatten(1).numpy()
-    validation = window.to_unit(_real_slices(training, context.validation)).flatten(1).numpy()
-    drawn = samples.flatten(1).numpy()
-    bandwidth = median_bandwidth(test)
+    test = window.to_unit(_real_slices(training, context.test))[:, 0].numpy()
+    validation = window.to_unit(_real_slices(training, context.validation))[:, 0].numpy()
+    drawn = samples[:, 0].numpy()
     return {
-        "mmd2": rbf_mmd(drawn, test, bandwidth=bandwidth),
-        "mmd2_real_vs_real": rbf_mmd(validation, test, bandwidth=bandwidth),
+        "mmd2": rbf_mmd(drawn, test),
+        "mmd2_real_vs_real": rbf_mmd(validation, test),
+        "mmd2_detail": rbf_mmd(detail(drawn), detail(test)),
+        "mmd2_detail_real_vs_real": rbf_mmd(detail(validation), detail(test)),
         "mmd2_space": SPACE,
-        "diversity": float(np.mean(pdist(drawn)) / np.mean(pdist(test))),
+        "diversity": _mean_distance(drawn) / _mean_distance(test),
         "samples": len(drawn),
     }
+
+
+def _mean_distance(images: npt.NDArray[np.float32]) -> float:
+    return float(np.mean(pdist(images.reshape(len(images), -1))))
 
 
 def _draw_vae(
