@@ -178,7 +178,7 @@ def _sideways(
 
 def _uneven(ordered: Sequence[SliceHeader], distances: npt.NDArray[np.float64]) -> Observation | None:
     steps = np.diff(distances)
-    step_mm = float(np.median(steps))
+    step_mm = float(np.quantile(steps, 0.5, method="lower"))  # one gap among two steps is still a gap
     tolerance_mm = max(_STEP_TOLERANCE * step_mm, _POSITION_ROUNDING_MM)
     off = np.flatnonzero(np.abs(steps - step_mm) > tolerance_mm)
     if not off.size:

@@ -26,6 +26,9 @@ TISSUE_BANDS: Final[dict[str, HUWindow]] = {
 }
 """HU ranges that define the regions besides the body."""
 
+FEWEST_PIXELS: Final = 200
+"""A smaller band (a rim of partial volume, a sinus) says nothing of its tissue: it counts as absent."""
+
 
 def tissue_regions(
     noise_free_hu: npt.NDArray[Any], *, erosion_pixels: int = 2
@@ -33,7 +36,7 @@ def tissue_regions(
     """Boolean regions of one slice: `body` and the tissue bands inside it, each eroded from its edges.
 
     The body is the largest connected piece above -300 HU with its holes (lungs, bowel gas) filled, so that
-    the table stays out. Small structures may erode to nothing.
+    the table stays out. A region left with fewer than `FEWEST_PIXELS` is empty.
 
     Args:
         noise_free_hu: (H, W) noise-free or smoothed HU.
@@ -44,9 +47,9 @@ def tissue_regions(
     regions = {BODY: body}
     for name, band in TISSUE_BANDS.items():
         regions[name] = body & (noise_free_hu >= band.low) & (noise_free_hu <= band.high)
-    if erosion_pixels == 0:
-        return regions
-    return {name: ndimage.binary_erosion(r, iterations=erosion_pixels) for name, r in regions.items()}
+    if erosion_pixels > 0:
+        regions = {name: ndimage.binary_erosion(r, iterations=erosion_pixels) for name, r in regions.items()}
+    return {name: region & (region.sum() >= FEWEST_PIXELS) for name, region in regions.items()}
 
 
 def mean_difference_hu(
