@@ -10,7 +10,7 @@ from pipeline.figures import Panel, save_panels
 from pipeline.hu import ABDOMEN, HEAD, HUWindow
 from pipeline.inference.networks import LabelMap, Volume
 
-DIFFERENCE = HUWindow(low=-100.0, high=100.0)
+DIFFERENCE = HUWindow(low=-30.0, high=30.0)
 _WINDOWS = {"HEAD": HEAD, "BRAIN": HEAD}
 """By body part; the abdomen's for the rest, as it shows the noise of a chest better than the lung window."""
 

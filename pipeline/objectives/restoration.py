@@ -18,7 +18,8 @@ from pipeline.models.apply import restore_hu
 from pipeline.objectives.base import Batch, Networks, Score, Turn, device_of
 
 CONVENTION = "redcnn"
-DIFFERENCE = HUWindow(-100, 100)
+PAIRS_DRAWN = 3
+DIFFERENCE = HUWindow(-30, 30)
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,9 @@ class Restoration:
         return Score("psnr_db", value, CONVENTION, higher_is_better=True, details=details)
 
     def draw(self, networks: Networks, path: Path, *, bf16: bool) -> None:
-        """Low dose, restored, normal dose and what was removed, for the first validation slices."""
+        """Low dose, restored, normal dose and what was removed, for validation slices spread over all of them."""
         rows = []
-        for pair in self._validation[:3]:
+        for pair in _spread(self._validation, PAIRS_DRAWN):
             restored = self._restore(networks, pair.low_dose, bf16=bf16)
             rows.append(
                 [
@@ -91,6 +92,12 @@ class Restoration:
             restore_hu(network, image, self._scale, bf16=bf16)[0, 0].cpu().numpy()
         )
         return restored
+
+
+def _spread(pairs: Sequence[RestorationPair], most: int) -> list[RestorationPair]:
+    """At most so many of the pairs, each from the middle of an equal share: they lie in order of patient."""
+    count = min(most, len(pairs))
+    return [pairs[(2 * index + 1) * len(pairs) // (2 * count)] for index in range(count)]
 
 
 def _mean_psnr(images: Sequence[npt.NDArray[np.generic]], pairs: Sequence[RestorationPair]) -> float:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+_NUMBER = re.compile(r"–|[+-]?[\d.,]+( to [+-]?[\d.,]+)?")
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,21 @@ class Table:
             if len(row) != len(self.columns):
                 raise ValueError(f"{self.title}: {len(self.columns)} columns, but a row of {len(row)} cells")
 
+    @property
+    def text_columns(self) -> set[int]:
+        """Columns that hold anything but numbers, ranges and dashes; they are aligned to the left."""
+        return {
+            index
+            for index in range(len(self.columns))
+            if not all(_NUMBER.fullmatch(row[index]) for row in self.rows)
+        }
+
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG with what it shows, in words for those who cannot see it and as a caption."""
+    """A PNG or WebP with what it shows, in words for those who cannot see it and as a caption."""
 
-    png: bytes = field(repr=False)
+    image: bytes = field(repr=False)
     alt: str
     caption: str
     is_wide: bool = True
@@ -47,30 +59,48 @@ class Picture:
     @property
     def data_uri(self) -> str:
         """The image as text inside the page."""
-        return f"data:image/png;base64,{base64.b64encode(self.png).decode('ascii')}"
+        kind = "webp" if self.image[8:12] == b"WEBP" else "png"
+        return f"data:image/{kind};base64,{base64.b64encode(self.image).decode('ascii')}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A result in one sentence.
+
+    Attributes:
+        text: the sentence.
+        label: what it is about, printed before it; without one the sentence is a headline.
+        is_alarming: bad news, printed in red.
+    """
+
+    text: str
+    label: str = ""
+    is_alarming: bool = False
 
 
 @dataclass(frozen=True)
 class Section:
-    """A chapter of the page.
+    """A chapter of the page, printed in this order.
 
     Attributes:
         anchor: its address in the page.
         title: its head.
-        summary: one sentence that says what came out; `is_alarming` prints it in red.
-        tables: numbers.
-        pictures: images.
+        findings: what came out.
         missing: what should be here and is not, one line each.
-        is_alarming: the summary is bad news.
+        pictures: images.
+        tables: numbers.
+        note: a last line in small print.
+        is_folded: the reader has to open it.
     """
 
     anchor: str
     title: str
-    summary: str = ""
-    tables: Sequence[Table] = ()
-    pictures: Sequence[Picture] = ()
+    findings: Sequence[Finding] = ()
     missing: Sequence[str] = ()
-    is_alarming: bool = False
+    pictures: Sequence[Picture] = ()
+    tables: Sequence[Table] = ()
+    note: str = ""
+    is_folded: bool = False
 
 
 @dataclass(frozen=True)

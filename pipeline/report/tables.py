@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from pipeline.report.numbers import text, words
 from pipeline.report.page import Table
+from pipeline.report.remarks import remarks_on
 
 Results = Mapping[str, Any]
 
 
 def tables_of(
-    results: Results, title: str = "", notes: Mapping[str, str] = MappingProxyType({})
+    results: Results, title: str = "", notes: Mapping[str, str] = MappingProxyType({}), quantity: str = ""
 ) -> list[Table]:
     """Tables of nested results.
 
@@ -24,64 +26,65 @@ def tables_of(
         results: nested mappings with plain values at the ends.
         title: of the tables; the keys on the way are added.
         notes: lines to print below the tables of a key, e.g. what a convention means.
+        quantity: keys on the way, which decide how values are rounded.
     """
     if _is_matrix(results):
-        return [matrix_table(results, title)]
+        return [matrix_table(results, title, quantity=quantity)]
     facts = {key: value for key, value in results.items() if not isinstance(value, Mapping)}
-    tables = [facts_table(facts, title or "in short")] if facts else []
+    tables = [facts_table(facts, title or "in short", quantity=quantity)] if facts else []
     for key, value in results.items():
         if isinstance(value, Mapping) and value:
             name = f"{title}, {words(key)}" if title else words(key)
-            inner = tables_of(value, name, notes)
+            inner = tables_of(value, name, notes, f"{quantity}_{key}")
             tables.extend(replace(table, note=table.note or notes.get(key, "")) for table in inner)
     return tables
 
 
-def facts_table(facts: Results, title: str, note: str = "") -> Table:
+def facts_table(facts: Results, title: str, note: str = "", quantity: str = "") -> Table:
     """A row per value."""
-    return Table(title, ("", "value"), [(words(key), text(value)) for key, value in facts.items()], note)
+    rows = [(words(key), text(value, f"{quantity}_{key}")) for key, value in facts.items()]
+    return Table(title, ("", "value"), rows, note)
 
 
-def matrix_table(rows: Mapping[str, Results], title: str, note: str = "") -> Table:
-    """A row per outer key, a column per inner key; a dash where a row has no such value."""
+def matrix_table(rows: Mapping[str, Results], title: str, note: str = "", quantity: str = "") -> Table:
+    """A row per outer key, a column per inner key; a dash where a row has no such value.
+
+    Rows that are worse than what they should beat say so in a last column.
+    """
     columns = list(dict.fromkeys(key for row in rows.values() for key in row))
-    cells = [(words(name), *(text(row.get(key)) for key in columns)) for name, row in rows.items()]
-    return Table(title, ("", *(words(key) for key in columns)), cells, note)
+    heads = ["", *(words(key) for key in columns)]
+    cells = [
+        [words(name), *(text(row.get(key), f"{quantity}_{name}_{key}") for key in columns)]
+        for name, row in rows.items()
+    ]
+    if remarks := remarks_on(rows, quantity):
+        heads.append("remark")
+        cells = [[*row, remarks.get(name, "")] for name, row in zip(rows, cells, strict=True)]
+    return Table(title, heads, cells, note)
 
 
-def text(value: Any) -> str:
-    """A value as a table shows it: four significant digits, a dash for nothing."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:,.1f}" if abs(value) >= 1e4 else f"{value:.4g}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{words(key)} {text(item)}" for key, item in value.items())
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(text(item) for item in value)
-    return str(value)
+def comparison_table(columns: Mapping[str, Results], title: str, note: str = "") -> Table:
+    """A row per quantity, a column per outer key: nested quantities are flattened, two numbers are a range."""
+    flat = {name: dict(_flattened(results)) for name, results in columns.items()}
+    keys = list(dict.fromkeys(key for values in flat.values() for key in values))
+    rows = [(", ".join(words(part) for part in key), *(_cell(flat[name].get(key), key) for name in flat)) for key in keys]
+    return Table(title, ("", *(words(name) for name in flat)), rows, note)
 
 
-_UNITS = {"db": "[dB]", "hu": "[HU]", "mm": "[mm]", "ml": "[ml]", "s": "[s]", "nats": "[nats]"}
-_CAPITALS = {
-    "psnr": "PSNR",
-    "ssim": "SSIM",
-    "rmse": "RMSE",
-    "sd": "SD",
-    "kl": "KL",
-    "elbo": "ELBO",
-    "mmd": "MMD",
-}
+def _flattened(results: Results, way: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in results.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, (*way, key))
+        else:
+            yield (*way, key), value
 
 
-def words(key: str) -> str:
-    """A key as a person writes it: `noise_sd_hu` is `noise SD [HU]`."""
-    parts = str(key).split("_")
-    if len(parts) > 1 and parts[-1] in _UNITS:
-        parts[-1] = _UNITS[parts[-1]]
-    return " ".join(_CAPITALS.get(part, part) for part in parts)
+def _cell(value: Any, way: tuple[str, ...]) -> str:
+    quantity = "_".join(way)
+    if isinstance(value, list) and len(value) == len(("lowest", "highest")):
+        low, high = (text(end, quantity) for end in value)
+        return low if low == high else f"{low} to {high}"
+    return text(value, quantity)
 
 
 def _is_flat(value: Any) -> bool:

@@ -48,7 +48,7 @@ INPUT: Final = "input"
 RESTORED: Final = "restored"
 NORMAL_DOSE: Final = "normal_dose"
 TRUTH: Final = "truth"
-DIFFERENCE: Final = HUWindow(-100, 100)
+DIFFERENCE: Final = HUWindow(-30, 30)
 SMOOTHING_PIXELS: Final = 2.0
 """Without a truth, regions and noise refer to the normal dose smoothed by this sigma."""
 ZOOM_PIXELS: Final = 192
