@@ -1,8 +1,9 @@
 """Bundles: one safetensors file that holds a trained model and all that is needed to apply it.
 
 The file's metadata holds one entry, a canonical JSON header: schema version, architecture and arguments, HU
-transform, labels, training fingerprint, best validation score with its convention, digests of settings and
-data, and a digest of the weights. No pickle is read or written: opening a stranger's bundle runs no code.
+transform, precision, labels, training fingerprint, best validation score with its convention, digests of
+settings and data, and a digest of the weights. No pickle is read or written: opening a stranger's bundle runs
+no code.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pipeline.models import MODELS, build_model
 
 SCHEMA_VERSION: Final = 1
 KINDS: Final = ("denoiser", "segmenter", "vae", "gan")
+PRECISIONS: Final = ("fp32", "bf16")
 _METADATA_KEY: Final = "ldct"
 
 
@@ -42,6 +44,9 @@ class Bundle:
         scale: network scale of a denoiser.
         window: window that the other kinds map to [0, 1] (or [-1, 1] for a GAN).
         input_spacing_mm: pixel step of the grid that the model was trained on; None: any grid.
+        precision: arithmetic of the layers in training; one trained in `fp32` must not be applied in `bf16`.
+        training: what scoring a VAE or GAN needs to know: `field_of_view_mm`, and of a VAE `noise_sd`, the SD
+            of a pixel in units of the window.
         labels: of a segmenter, `asdict(SegmentLabel)` of classes 1, 2, …
         fingerprint: ranges of spacing, kernel, dose and noise of the training data.
         score: `{metric, value, convention, …}` of these weights on the validation cases.
@@ -50,7 +55,7 @@ class Bundle:
         tensors: the state dict.
 
     Raises:
-        ValueError: the kind is unknown, or its HU transform is missing.
+        ValueError: the kind or the precision is unknown, or its HU transform is missing.
     """
 
     kind: str
@@ -60,6 +65,8 @@ class Bundle:
     scale: HUScale | None = None
     window: HUWindow | None = None
     input_spacing_mm: float | None = None
+    precision: str = "fp32"
+    training: Mapping[str, float] = field(default_factory=dict)
     labels: tuple[Mapping[str, Any], ...] = ()
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     score: Mapping[str, Any]
@@ -70,6 +77,8 @@ class Bundle:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if self.kind == "denoiser" and self.scale is None:
             raise ValueError("a denoiser's bundle needs its HU scale")
         if self.kind != "denoiser" and self.window is None:
@@ -88,6 +97,8 @@ class Bundle:
                 "scale": None if self.scale is None else asdict(self.scale),
                 "window": None if self.window is None else asdict(self.window),
                 "input_spacing_mm": self.input_spacing_mm,
+                "precision": self.precision,
+                "training": self.training,
                 "labels": self.labels,
                 "fingerprint": self.fingerprint,
                 "score": self.score,
@@ -206,6 +217,8 @@ def _parse(path: Path, header: Mapping[str, Any], tensors: dict[str, Tensor]) ->
             scale=None if header["scale"] is None else HUScale(**header["scale"]),
             window=None if header["window"] is None else HUWindow(**header["window"]),
             input_spacing_mm=header["input_spacing_mm"],
+            precision=header["precision"],
+            training=header["training"],
             labels=tuple(header["labels"]),
             fingerprint=header["fingerprint"],
             score=header["score"],

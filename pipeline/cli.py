@@ -13,15 +13,12 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from pipeline import __version__
 from pipeline.errors import PipelineError
-
-INTERRUPTED: Final = 128 + signal.SIGINT
-"""Exit code after Ctrl-C, as shells expect."""
 
 app = typer.Typer(
     name="ldct",

@@ -35,7 +35,7 @@ class ManifestCase:
     Attributes:
         case_id: unique, and safe as a folder name.
         patient_id: pseudonym; all cases of a patient share it, because splits are made by patient.
-        anatomy: region, e.g. `chest`.
+        anatomy: region, e.g. `chest`; like the two ids it becomes part of names of files and metrics.
         dose_fraction: dose of `low_dose` over dose of `normal_dose`, in (0, 1].
         noise: `independent` (two scans) or `shared` (the low dose was made from the normal dose).
         normal_dose: folder of the normal-dose series, relative to the data root.
@@ -62,10 +62,10 @@ class ManifestCase:
     low_dose_sha256: str | None = None
 
     def __post_init__(self) -> None:
-        _check_case_id(self.case_id)
-        for name in ("patient_id", "anatomy"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} is empty")
+        for name in ("case_id", "patient_id", "anatomy"):
+            _check_safe_name(name, getattr(self, name))
+        if self.case_id.lower() in RESERVED_NAMES:
+            raise ValueError(f"case_id {self.case_id!r} is a name that ingest uses itself; choose another")
         if not 0 < self.dose_fraction <= 1:
             raise ValueError(f"dose_fraction must be in (0, 1], got {self.dose_fraction}")
         if self.noise not in NOISE_KINDS:
@@ -203,11 +203,12 @@ def digest_of(digests: Mapping[str, str]) -> str:
     return whole.hexdigest()
 
 
-def _check_case_id(case_id: str) -> None:
-    if not _SAFE_NAME.fullmatch(case_id):
-        raise ValueError(f"case_id {case_id!r} is no safe folder name; use letters, digits, '.', '_' and '-'")
-    if case_id.lower() in RESERVED_NAMES:
-        raise ValueError(f"case_id {case_id!r} is a name that ingest uses itself; choose another")
+def _check_safe_name(field: str, name: str) -> None:
+    if not _SAFE_NAME.fullmatch(name):
+        raise ValueError(
+            f"{field} {name!r} is no safe name; use 1 to 100 letters, digits, '.', '_' and '-', "
+            "a letter or digit first"
+        )
 
 
 def _check_relative(name: str, path: str) -> None:

@@ -37,7 +37,7 @@ def test_a_saved_bundle_comes_back_equal_and_gives_the_same_images(tmp_path, bun
     loaded = load_bundle(saved(tmp_path, bundle), kind="denoiser")
     image = torch.randn(1, 1, 32, 32)
     assert (loaded.header, loaded.model_hash) == (bundle.header, bundle.model_hash)
-    assert loaded.scale == WATER_CENTRED
+    assert (loaded.scale, loaded.precision) == (WATER_CENTRED, "fp32")
     assert not loaded.model().training
     assert torch.equal(loaded.model()(image), bundle.model()(image))
 
@@ -69,7 +69,9 @@ def test_model_hash_changes_with_one_weight(bundle):
     assert replace(bundle, tensors=tensors).model_hash != bundle.model_hash
 
 
-@pytest.mark.parametrize("change", [{"name": "other"}, {"score": {"value": 1}}, {"data_digest": "e" * 64}])
+@pytest.mark.parametrize(
+    "change", [{"name": "other"}, {"score": {"value": 1}}, {"data_digest": "e" * 64}, {"precision": "bf16"}]
+)
 def test_model_hash_changes_with_the_header(bundle, change):
     assert replace(bundle, **change).model_hash != bundle.model_hash
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.data.pairs import check_pair, grid_distance_mm
+from pipeline.data.pairs import anatomy_correlation, check_pair, check_same_anatomy, grid_distance_mm
 from pipeline.dicom import Geometry
 from pipeline.errors import DataError
 
@@ -44,3 +44,32 @@ def test_the_distance_of_two_grids_is_that_of_the_worst_corner():
     # A quarter turn about voxel (0, 0) moves the far corner of a slice from (3, 3) to (-3, 3) mm.
     turn = np.array([[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=np.float64)
     assert grid_distance_mm(np.eye(4), turn, (2, 4, 4)) == pytest.approx(6.0)
+
+
+def body_hu(organ_column: float, noise_sd_hu: float, seed: int) -> np.ndarray:
+    """A cylinder of water with an organ, in air."""
+    rows, columns = np.mgrid[:96, :96] - 47.5
+    hu = np.where(np.hypot(rows, columns) < 42, 0.0, -1000.0)
+    hu[np.hypot(rows, columns - organ_column) < 14] = 150
+    return hu + np.random.default_rng(seed).normal(0, noise_sd_hu, (6, 96, 96))
+
+
+def test_one_body_at_two_doses_is_a_pair_however_noisy():
+    assert anatomy_correlation(body_hu(15, 20, seed=1), body_hu(15, 100, seed=2)) > 0.95
+
+
+def test_another_body_on_the_same_grid_is_no_pair():
+    with pytest.raises(
+        DataError,
+        match=r"normal_dose and low_dose do not show the same anatomy \(correlation -?0\.\d\d, at least 0\.9 "
+        r"expected\); check the paths in cases\.csv",
+    ):
+        check_same_anatomy(
+            "low_dose", normal_dose_hu=body_hu(15, 20, seed=1), other_hu=body_hu(-15, 40, seed=2)
+        )
+
+
+def test_uniform_volumes_are_alike_and_unlike_a_body():
+    air, water = (np.full((6, 96, 96), hu) for hu in (-1000.0, 0.0))
+    assert anatomy_correlation(air, air) == anatomy_correlation(water, water) == 1.0
+    assert anatomy_correlation(water, body_hu(15, 20, seed=1)) == 0.0

@@ -2,6 +2,7 @@ import os
 import shutil
 import subprocess
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,39 @@ def test_derived_slices_say_what_they_are(tmp_path):
         assert dataset[keyword].value == source[keyword].value
     assert dataset.SeriesInstanceUID != source.SeriesInstanceUID
     assert dataset.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
+
+
+@pytest.mark.parametrize(
+    ("offset", "written"),
+    [
+        ("+0530", ("20260103", "043000")),
+        ("-0300", ("20260102", "200000")),
+        (None, ("20260102", "230000")),
+        ("+99", ("20260102", "230000")),
+    ],
+)
+def test_dates_stand_in_the_time_zone_of_the_source(tmp_path, offset, written):
+    zone = {} if offset is None else {"TimezoneOffsetFromUTC": offset}
+    save_stack(tmp_path / "in", POSITIONS, **zone)
+    now = datetime(2026, 1, 2, 23, tzinfo=UTC)
+    dataset = pydicom.dcmread(derive(read_only_series(tmp_path / "in"), tmp_path / "out", now=now)[0])
+    for moment in ("InstanceCreation", "Series", "Content"):
+        assert (dataset[f"{moment}Date"].value, dataset[f"{moment}Time"].value) == written
+    assert dataset.ContributingEquipmentSequence[-1].ContributionDateTime == "".join(written)
+    assert dataset.get("TimezoneOffsetFromUTC") == offset
+
+
+@pytest.mark.parametrize(
+    ("syntax", "declared", "written"),
+    [("JPEG2000", None, "01"), ("JPEG2000", "00", "00"), ("JPEG2000Lossless", None, None)],
+)
+def test_lossy_compression_of_the_source_is_declared(tmp_path, syntax, declared, written):
+    dataset = make_slice() if declared is None else make_slice(LossyImageCompression=declared)
+    save(dataset, tmp_path / "in" / "a")
+    series = read_only_series(tmp_path / "in")
+    series.headers[0].file_meta.TransferSyntaxUID = getattr(pydicom.uid, syntax)
+    (path,) = derive(series, tmp_path / "out")
+    assert pydicom.dcmread(path).get("LossyImageCompression") == written
 
 
 def test_private_and_stale_elements_are_dropped(tmp_path):

@@ -47,7 +47,13 @@ def test_phantom_cannot_be_mistaken_for_a_patient(tmp_path, hu):
     dataset = pydicom.dcmread(write_phantom(hu, tmp_path / "out")[0])
     assert dataset.PatientName == "PHANTOM^phantom-01"
     assert dataset.ImageComments == "SIMULATED PHANTOM. seed 7"
+    assert dataset.SeriesDescription == "SIMULATED normal dose"
     assert dataset.QualityControlImage == dataset.QualityControlSubject == "YES"
+
+
+def test_a_long_series_description_is_cut_to_what_dicom_allows(tmp_path, hu):
+    dataset = pydicom.dcmread(write_phantom(hu, tmp_path / "out", series_description=70 * "x")[0])
+    assert dataset.SeriesDescription == "SIMULATED " + 54 * "x"
 
 
 def test_folder_that_holds_something_is_left_alone(tmp_path, hu):

@@ -1,6 +1,7 @@
 import shutil
 import subprocess
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import highdicom
 import numpy as np
@@ -80,6 +81,31 @@ def test_tilted_series_is_segmented_in_its_own_slices(tmp_path):
     frames = dataset.PerFrameFunctionalGroupsSequence
     heights = [frame.PlanePositionSequence[0].ImagePositionPatient[2] for frame in frames]
     assert sorted(heights) == [0, 2, 4]
+
+
+def test_dates_and_their_offset_are_those_of_the_source(tmp_path):
+    save_stack(tmp_path / "in", [(0.0, 0.0, 0.0), (0.0, 0.0, 2.0)], TimezoneOffsetFromUTC="+0530")
+    series = read_only_series(tmp_path / "in")
+    path = write_segmentation(
+        series,
+        np.full(series.hu.shape, LIVER.value, np.uint8),
+        (LIVER,),
+        tmp_path / "seg.dcm",
+        derivation=DERIVATION,
+        now=datetime(2026, 1, 2, 23, tzinfo=UTC),
+    )
+    dataset = pydicom.dcmread(path)
+    for moment in ("InstanceCreation", "Series", "Content"):
+        written = dataset[f"{moment}Date"].value + dataset[f"{moment}Time"].value
+        assert written == "20260103043000"
+    assert dataset.TimezoneOffsetFromUTC == "+0530"
+
+
+def test_lossy_compression_of_the_source_is_declared(tmp_path, series, label_map):
+    for header in series.headers:
+        header.file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
+    dataset = pydicom.dcmread(write(series, label_map, tmp_path / "seg.dcm"))
+    assert dataset.LossyImageCompression == "01"
 
 
 def test_empty_label_map_is_refused(tmp_path, series, label_map):

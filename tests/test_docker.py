@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.env import DVC_SITE_CACHE_DIR
 from ruamel.yaml import YAML
 
 CHECKOUT = Path(__file__).parents[1]
@@ -48,6 +49,13 @@ def test_the_image_runs_as_nobody_special_and_reports_its_health() -> None:
     assert len(instructions("HEALTHCHECK")) == 1
 
 
+def test_the_image_can_tell_the_commit_of_the_mounted_checkout() -> None:
+    (install,) = [command for command in instructions("RUN") if "apt-get install" in command]
+    assert re.search(r"apt-get install [^&]*\bgit\b", install)
+    assert "git config --system --add safe.directory /project" in install
+    assert instructions("WORKDIR") == ["/project"]
+
+
 def test_the_build_sees_only_what_it_copies() -> None:
     ignored = (CHECKOUT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     let_in = {line[1:] for line in ignored if line.startswith("!")}
@@ -74,3 +82,13 @@ def test_services_have_no_privileges_and_the_pipeline_waits_for_mlflow(services:
         assert service["read_only"] is True
     assert services["pipeline"]["depends_on"]["mlflow"]["condition"] == "service_healthy"
     assert services["pipeline"]["environment"]["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+
+
+def test_dvc_has_a_user_name_and_writes_to_memory_only(services: dict[str, Any]) -> None:
+    """`dvc repro` of a user without a name, on a read-only root."""
+    pipeline = services["pipeline"]
+    assert pipeline["tmpfs"] == ["/tmp"]  # noqa: S108 - in the container
+    named = pipeline["environment"]
+    assert named["USER"]
+    for name in ("HOME", DVC_SITE_CACHE_DIR):
+        assert Path(named[name]).is_relative_to("/tmp")  # noqa: S108

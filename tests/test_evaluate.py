@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import sys
 import typing
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -10,19 +12,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.bundle import Bundle, save_bundle
+from pipeline.bundle import Bundle, load_bundle, save_bundle
 from pipeline.config import load_settings
-from pipeline.config.evaluate import BaselineName, ConventionName, EvaluateSettings
+from pipeline.config.evaluate import BaselineName, ConventionName, EvaluateSettings, RestorationSettings
 from pipeline.config.layout import Layout
 from pipeline.data import Case, read_cases, write_index, write_volume
 from pipeline.data.patches import centred_slices
 from pipeline.errors import BundleError, ConfigError, DataError
-from pipeline.hu import WATER_CENTRED, HUWindow
+from pipeline.hu import RED_CNN_PAPER, WATER_CENTRED, HUWindow
+from pipeline.manifest import file_sha256
 from pipeline.metrics import CONVENTIONS, rbf_mmd
 from pipeline.models import MODELS, ConvVAE, DCGANGenerator, RedCNN
+from pipeline.models.apply import restore_hu
 from pipeline.models.baselines import BASELINES
 from pipeline.stages import evaluate
+from pipeline.stages.evaluation import context, restoration
 from pipeline.stages.evaluation.restoration import verdict
+from pipeline.tracking import Run
 
 WINDOW = HUWindow(-160, 240)
 BODY, LIVER = 14, 5
@@ -37,20 +43,7 @@ restoration:
   baselines: {gaussian: [0.1, 5], nlm: [1, 30], tv: [1, 30]}
 generative: {samples: 8}
 """
-SLICES = """
-family: %s
-steps: 1
-batch_size: 1
-validate_every: 1
-checkpoint_every: 1
-log_every: 1
-seed: 0
-model: {architecture: %s}
-optim: {lr: 1e-3}
-data: {window: {low: -160, high: 240}, image_size: 16, field_of_view_mm: 64, shift_pixels: 0, scale: 0}
-"""
-VAE = SLICES % ("vae", "vae") + "noise_sd: 0.1\nbeta: 1\nbeta_warmup_steps: 0\n"
-GAN = SLICES % ("gan", "dcgan") + "discriminator_features: 4\ndiscriminator_optim: {lr: 1e-3}\n"
+VIEW = {"field_of_view_mm": 64.0}
 
 
 class Threshold(nn.Module):
@@ -74,8 +67,7 @@ def layout(tmp_path, monkeypatch, pytestconfig):
     roles = {"p1": "test", "p2": "test", "p3": "validation"}
     cases = [write_case(layout, name, role, seed) for seed, (name, role) in enumerate(roles.items())]
     write_index(layout.cases, cases)
-    for name, text in {"evaluate": EVALUATE, "vae": VAE, "gan": GAN}.items():
-        write(layout.config(name), text)
+    write(layout.config("evaluate"), EVALUATE)
     shutil.copy(pytestconfig.rootpath / "configs" / "labels.yaml", "configs")
     return layout
 
@@ -136,7 +128,11 @@ def test_denoiser_that_returns_its_input_gains_nothing_and_is_told_so(layout):
     scores = metrics["against_normal_dose"]["redcnn"]
     assert scores["restored"] == {**scores["input"], "gain_db": 0.0}
     assert metrics["verdict"].startswith("no better than its input")
-    assert metrics["gain_by_patient_db"] == {"p1": 0.0, "p2": 0.0}
+    assert list(metrics["by_patient"]) == ["p1", "p2"]
+    for patient in metrics["by_patient"].values():
+        assert list(patient) == ["normal_dose", "truth"]
+        for psnr_db in patient.values():
+            assert psnr_db == {**psnr_db, "restored_psnr_db": psnr_db["input_psnr_db"], "gain_db": 0.0}
 
 
 def test_input_scores_are_those_of_the_noise_that_was_added(layout):
@@ -226,7 +222,9 @@ def test_task_compares_normal_low_and_restored_dose(layout, monkeypatch):
 def test_vae_terms_add_up_to_the_bound(layout):
     torch.manual_seed(0)
     arguments = {"image_size": 16, "latent_dimensions": 4, "features": 4}
-    save_model(layout, "vae", "vae", "vae", ConvVAE(**arguments), arguments=arguments, window=WINDOW)
+    training = {**VIEW, "noise_sd": 0.1}
+    model = ConvVAE(**arguments)
+    save_model(layout, "vae", "vae", "vae", model, arguments=arguments, window=WINDOW, training=training)
     evaluate.run("vae", "smoke")
     metrics = metrics_of(layout, "vae")
     assert metrics["negative_elbo_nats"] == pytest.approx(metrics["reconstruction_nats"] + metrics["kl_nats"])
@@ -240,7 +238,8 @@ def test_vae_terms_add_up_to_the_bound(layout):
 def test_gan_samples_stand_beside_the_floor_of_real_slices(layout):
     torch.manual_seed(0)
     arguments = {"image_size": 16, "latent_dimensions": 4, "features": 4}
-    save_model(layout, "gan", "gan", "dcgan", DCGANGenerator(**arguments), arguments=arguments, window=WINDOW)
+    model = DCGANGenerator(**arguments)
+    save_model(layout, "gan", "gan", "dcgan", model, arguments=arguments, window=WINDOW, training=VIEW)
     evaluate.run("gan", "smoke")
     metrics = metrics_of(layout, "gan")
     assert metrics["mmd2"] > 0.1
@@ -263,6 +262,82 @@ def test_missing_weights_leave_earlier_results_alone(layout):
     with pytest.raises(BundleError, match="no such bundle"):
         evaluate.run("redcnn", "smoke")
     assert layout.metrics("redcnn").read_text() == "{}"
+
+
+def test_killed_evaluation_leaves_no_old_scores(layout, monkeypatch):
+    save_redcnn(layout)
+    write(layout.metrics("redcnn"), "{}")
+    monkeypatch.setattr(evaluate, "evaluate_restoration", lambda *_: sys.exit(143))
+    with pytest.raises(SystemExit):
+        evaluate.run("redcnn", "smoke")
+    assert not layout.metrics("redcnn").exists()
+
+
+def test_scores_are_written_before_they_are_tracked(layout, monkeypatch):
+    save_redcnn(layout)
+    monkeypatch.setattr(evaluate, "_track", lambda *_: sys.exit(1))
+    with pytest.raises(SystemExit):
+        evaluate.run("redcnn", "smoke")
+    assert metrics_of(layout, "redcnn")["patients"] == 2
+
+
+def test_tracked_run_says_what_it_was_scored_with_and_names_no_patient(layout, monkeypatch):
+    class Recorder(Run):
+        def set_tags(self, values):
+            seen["tags"] = values
+
+        def log_metrics(self, values, step=None):  # noqa: ARG002 (the method of Run)
+            seen["metrics"] = values
+
+    seen = {}
+    monkeypatch.setattr(evaluate, "reopen_run", lambda *_, **__: nullcontext(Recorder()))
+    save_redcnn(layout)
+    evaluate.run("redcnn", "smoke")
+    assert seen["tags"]["evaluate.config.sha256"] == file_sha256(layout.config("evaluate"))
+    assert "test/against_truth/redcnn/restored/gain_db" in seen["metrics"]
+    assert not any("p1" in name for name in seen["metrics"])
+
+
+@pytest.mark.parametrize("trained", ["fp32", "bf16"])
+def test_only_a_model_trained_in_bf16_is_scored_in_bf16(layout, monkeypatch, trained):
+    """RED-CNN's own scale has 4096 HU for a unit, where bfloat16 moves in steps of 8 HU and more."""
+    monkeypatch.setattr(context, "preferred_precision", lambda _: "bf16")
+    torch.manual_seed(0)
+    arguments = {"features": 2}
+    model = RedCNN(**arguments)
+    nn.init.normal_(model.decoder[-1].weight, std=1.0)
+    fields = {"arguments": arguments, "scale": RED_CNN_PAPER, "precision": trained}
+    save_model(layout, "redcnn", "denoiser", "redcnn", model, **fields)
+    low_dose = read_cases(layout.cases, "test")[0].low_dose()[0].astype(np.float32)
+    restored = context.restore_with(load_bundle(layout.bundle("redcnn")))(low_dose)
+    image = torch.from_numpy(low_dose)[None, None]
+    exact = restore_hu(model.eval(), image, RED_CNN_PAPER, bf16=False)[0, 0].numpy()
+    assert (np.abs(restored - exact).max() < 0.1) == (trained == "fp32")
+
+
+def test_without_a_truth_noise_is_not_measured(layout):
+    index = layout.cases / "index.csv"
+    index.write_text(index.read_text().replace("True,True", "True,False"))
+    save_redcnn(layout)
+    evaluate.run("redcnn", "smoke")
+    metrics = metrics_of(layout, "redcnn")
+    assert "noise_sd_hu" not in metrics
+    assert "bias_against_normal_dose_hu" in metrics
+
+
+def test_impossible_dose_is_refused_before_scoring(layout, monkeypatch):
+    index = layout.cases / "index.csv"
+    index.write_text(index.read_text().replace(",0.25,", ",25.0,"))
+    save_redcnn(layout)
+    monkeypatch.setattr(restoration, "tune_baselines", lambda *_: pytest.fail("scored"))
+    with pytest.raises(DataError, match="dose_fraction must lie between 0 and 1, got 25"):
+        evaluate.run("redcnn", "smoke")
+
+
+def test_winner_at_the_end_of_its_grid_is_named():
+    settings = RestorationSettings(baselines={"gaussian": (0.5,), "nlm": (8, 16, 32), "tv": (5, 10, 20)})
+    chosen = {"gaussian": 0.5, "nlm": 32.0, "tv": 10.0}
+    assert restoration.at_grid_end(chosen, settings) == {"nlm": 32.0}
 
 
 def test_task_refuses_a_bundle_of_another_kind(layout, monkeypatch):
@@ -301,6 +376,7 @@ def test_what_is_not_finite_becomes_null():
         "test/a/b": 1.5,
         "test/d": 2.0,
     }
+    assert dict(evaluate.numbers({"liver (left)": 1}, "test")) == {"test/liver _left_": 1.0}
 
 
 @pytest.mark.parametrize("preset", ["demo", "smoke", "paper"])

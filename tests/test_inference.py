@@ -332,7 +332,7 @@ def test_a_written_series_that_reads_back_differently_is_dropped(tmp_path, monke
     (outcome,) = run(tmp_path / "in", tmp_path / "out")
     assert outcome.verdict == Verdict.FAILED
     assert outcome.message.startswith("slice 2 of 3 reads back differently")
-    assert set(tree(tmp_path / "out")) == {".ldct.json", "journal.jsonl", "summary.json"}
+    assert set(tree(tmp_path / "out")) == {".ldct.json", ".lock", "journal.jsonl", "summary.json"}
 
 
 @pytest.mark.parametrize(
@@ -354,6 +354,31 @@ def test_folders_that_cannot_be_used_are_refused_in_one_line(tmp_path, source, t
     with pytest.raises(DataError, match=complaint) as refused:
         run(tmp_path / source, tmp_path / target)
     assert "\n" not in str(refused.value)
+
+
+def test_a_second_run_into_a_folder_that_is_being_written_ends_in_one_line(tmp_path):
+    write_source(tmp_path / "in")
+
+    class Impatient(Silent):
+        def advanced(self, slices):
+            super().advanced(slices)
+            with pytest.raises(DataError, match="out: another run is writing to it; wait for it") as refused:
+                run(tmp_path / "in", tmp_path / "out")
+            assert "\n" not in str(refused.value)
+
+    (outcome,) = run(tmp_path / "in", tmp_path / "out", observer=Impatient())
+    assert outcome.verdict == Verdict.DONE
+    (again,) = run(tmp_path / "in", tmp_path / "out")
+    assert again.reused
+
+
+def test_a_refused_folder_gets_no_lock_file(tmp_path):
+    write_source(tmp_path / "in")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "readme.txt").touch()
+    with pytest.raises(DataError, match="not written by ldct predict"):
+        run(tmp_path / "in", tmp_path / "foreign")
+    assert [path.name for path in (tmp_path / "foreign").iterdir()] == ["readme.txt"]
 
 
 def test_a_folder_of_another_secret_is_refused(tmp_path):

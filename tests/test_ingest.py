@@ -14,6 +14,7 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.manifest import ManifestCase, folder_sha256, write_manifest, write_split
 from pipeline.stages import ingest
 
+LABELS = Path(__file__).parents[1] / "configs" / "labels.yaml"
 SHAPE = (5, 64, 64)
 ORIGIN_MM = (-20.0, -30.0, 100.0)
 GRID = Geometry(ORIGIN_MM, (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (3.0, 0.8, 0.7), SHAPE)
@@ -69,6 +70,7 @@ class Project:
         self.images = root / "images"
         shutil.copytree(images, self.images)
         (root / "configs" / "tiny").mkdir(parents=True)
+        shutil.copy(LABELS, root / "configs")
         self.configure()
         self.cases = [
             ManifestCase(
@@ -162,6 +164,11 @@ def shift_low_dose(folder: Path) -> None:
     write_series(phantom_hu(20, seed=2), moved, folder / "low_dose")
 
 
+def show_another_patient(folder: Path) -> None:
+    shutil.rmtree(folder / "low_dose")
+    write_series(np.roll(phantom_hu(20, seed=2), 16, axis=2), GRID, folder / "low_dose")
+
+
 def mix_two_series(folder: Path) -> None:
     write_series(phantom_hu(20, seed=2), GRID, folder / "low_dose" / "second")
 
@@ -182,6 +189,7 @@ def leave_out_a_slice(folder: Path) -> None:
         (leave_out_a_slice, "1 of 5 slices missing"),
         (cut_one_file_short, "CORRUPT_PIXEL_DATA"),
         (shift_low_dose, "c2: the two grids are up to 3.00 mm apart"),
+        (show_another_patient, "c2: normal_dose and low_dose do not show the same anatomy (correlation "),
         (mix_two_series, "c2/low_dose: 2 CT series; a manifest path needs exactly one"),
         (empty_low_dose, "c2/low_dose: 0 CT series"),
     ],
@@ -205,6 +213,8 @@ def test_a_bad_case_is_named_and_nothing_is_left(project, capsys, damage, compla
         ({"normal_dose_sha256": "0" * 64}, "c2/normal_dose: its files differ from the manifest"),
         ({"mask": "c1/gone.nii"}, "c1/gone.nii: no such file"),
         ({"mask": "small.nii"}, "small.nii: shape (5, 64, 63), but the series has (5, 64, 64); resample it"),
+        ({"mask": "unlisted.nii"}, "unlisted.nii: mask values 99, 200 are not in configs/labels.yaml"),
+        ({"truth": "another.nii"}, "normal_dose and truth do not show the same anatomy (correlation "),
         ({"truth": "moved.nii"}, "moved.nii: up to 1.00 mm off the grid of the series; resample it"),
         ({"mask": "negative.nii"}, "negative.nii: values are not whole numbers within uint8"),
     ],
@@ -214,6 +224,11 @@ def test_a_bad_manifest_entry_is_named(project, capsys, changes, complaint):
     moved[2, 3] += 1.0
     labels = np.zeros(SHAPE)
     write_volume(project.images / "small.nii", labels[:, :, :-1], GRID.affine_ras, np.uint8)
+    unlisted = np.zeros(SHAPE)
+    unlisted[0, 0, :2] = 99, 200
+    write_volume(project.images / "unlisted.nii", unlisted, GRID.affine_ras, np.uint8)
+    another = np.roll(phantom_hu(0, seed=0), 16, axis=2)
+    write_volume(project.images / "another.nii", another, GRID.affine_ras, np.int16)
     write_volume(project.images / "moved.nii", labels, moved, np.int16)
     write_volume(project.images / "negative.nii", labels - 1, GRID.affine_ras, np.int16)
     project.add_case("c2", **changes)
@@ -266,6 +281,7 @@ def test_a_real_chest_keeps_its_noise_and_its_slice_order(tmp_path, monkeypatch,
     series = "ct/lidc_0314_chest_1mm"  # about 24 HU of noise; file names are not in order of position
     folder = real_data / series
     (tmp_path / "configs" / "real").mkdir(parents=True)
+    shutil.copy(LABELS, tmp_path / "configs")
     (tmp_path / "configs" / "real" / "ingest.yaml").write_text(
         "manifest: manifest\nsplit: all\nroot: $LDCT_REAL_DATA\nworkers: 1\n"
     )

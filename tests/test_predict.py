@@ -11,8 +11,8 @@ from pipeline.bundle import Bundle, save_bundle
 from pipeline.config import load_settings
 from pipeline.config.predict import PredictSettings
 from pipeline.dicom import discover, read_series
-from pipeline.errors import BundleError, ConfigError
-from pipeline.hu import WATER_CENTRED, HUWindow
+from pipeline.errors import BundleError, ConfigError, DataError
+from pipeline.hu import RED_CNN_PAPER, WATER_CENTRED, HUWindow
 from pipeline.models import build_model
 from pipeline.stages import predict
 from tests.predict_cases import LABELS, write_source
@@ -93,6 +93,57 @@ def test_the_secret_stays_in_the_project(tmp_path, denoiser, project):
     predict.run(tmp_path / "in", tmp_path / "out", denoiser=denoiser)
     secret = (project / ".ldct" / "secret").read_bytes()
     assert not any(secret in path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+
+
+def test_outside_a_project_the_secret_lies_in_the_users_state(tmp_path, denoiser, monkeypatch):
+    write_source(tmp_path / "in")
+    monkeypatch.delenv("DVC_ROOT")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path / "in")
+    predict.run(tmp_path / "in", tmp_path / "out", denoiser=denoiser)
+    assert (tmp_path / "state" / "ldct" / "secret").is_file()
+    assert not list(tmp_path.rglob(".ldct"))
+
+
+@pytest.mark.parametrize("named", [{}, {"XDG_STATE_HOME": ""}, {"XDG_STATE_HOME": "relative"}])
+def test_the_users_state_has_a_default(tmp_path, monkeypatch, named):
+    monkeypatch.delenv("DVC_ROOT")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    secret = predict._secret_path(named, apart_from=())
+    assert secret == tmp_path / ".local" / "state" / "ldct" / "secret"
+
+
+@pytest.mark.parametrize("inside", ["in", "out"])
+def test_a_secret_inside_the_input_or_output_is_refused(tmp_path, denoiser, monkeypatch, inside):
+    write_source(tmp_path / "in")
+    monkeypatch.delenv("DVC_ROOT")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / inside / "state"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=f"{inside}: holds the pseudonym secret .*; name a folder without it"):
+        predict.run(tmp_path / "in", tmp_path / "out", denoiser=denoiser)
+    assert not list(tmp_path.rglob("secret"))
+
+
+@pytest.mark.parametrize(("trained", "hardware"), [("fp32", "bf16"), ("bf16", "fp32"), ("bf16", "bf16")])
+def test_auto_precision_is_never_coarser_than_the_training(tmp_path, monkeypatch, trained, hardware):
+    bundle = Bundle(
+        kind="denoiser",
+        architecture="redcnn",
+        arguments={"features": 2},
+        name="paper",
+        scale=RED_CNN_PAPER,
+        precision=trained,
+        tensors=build_model("redcnn", features=2).state_dict(),
+        **COMMON,
+    )
+    save_bundle(tmp_path / "paper.safetensors", bundle)
+    monkeypatch.setattr(predict, "preferred_precision", lambda _: hardware)
+    write_source(tmp_path / "in")
+    predict.run(tmp_path / "in", tmp_path / "out", denoiser=tmp_path / "paper.safetensors")
+    (record,) = (tmp_path / "out").glob("*/*/series.json")
+    used = json.loads(record.read_text())["recipe"]["denoiser"]["precision"]
+    assert used == ("bf16" if trained == hardware == "bf16" else "fp32")
 
 
 def test_champions_are_taken_when_no_bundle_is_named(tmp_path, denoiser, monkeypatch):

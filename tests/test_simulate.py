@@ -162,6 +162,28 @@ def test_stage_repeats_byte_for_byte_and_cleans_up_after_itself(project: Path) -
     assert not stale.exists()
 
 
+def uids(folder: Path) -> set[str]:
+    return {uid for entry in discover(folder).series for uid in (entry.series_uid, *entry.sop_instance_uids)}
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [(None, "dose_fraction", 0.251), (None, "hann_cutoff", 0.9), ("abdomen", "photons_per_ray", 4e5)],
+)
+def test_other_contents_get_other_uids(project: Path, section: str | None, name: str, value: float) -> None:
+    incoming = project / "data" / "smoke" / "incoming"
+    simulate.run("smoke")
+    first = uids(incoming)
+    path = project / "configs" / "smoke" / "simulate.yaml"
+    settings = YAML(typ="safe").load(path.read_text())
+    (settings["protocols"][section] if section else settings)[name] = value
+    with path.open("w") as file:
+        YAML().dump(settings, file)
+    simulate.run("smoke")
+    assert len(uids(incoming)) == len(first) == 3
+    assert not uids(incoming) & first
+
+
 def test_stage_takes_its_date_from_source_date_epoch(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "951782400")  # 2000-02-29 00:00:00 UTC
     simulate.run("smoke")
@@ -170,6 +192,16 @@ def test_stage_takes_its_date_from_source_date_epoch(project: Path, monkeypatch:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
     with pytest.raises(ConfigError, match="SOURCE_DATE_EPOCH=yesterday"):
         simulate.run("smoke")
+
+
+def test_a_role_without_phantoms_is_refused_in_one_line(project: Path) -> None:
+    path = project / "configs" / "smoke" / "simulate.yaml"
+    settings = YAML().load(path)
+    settings["patients"]["validation"] = {"head": 0, "chest": 0, "abdomen": 0}
+    YAML().dump(settings, path)
+    with pytest.raises(ConfigError, match=r"patients\.validation has no phantom") as error:
+        simulate.run("smoke")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("preset", ["demo", "paper", "smoke"])

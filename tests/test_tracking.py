@@ -1,5 +1,6 @@
 """Runs, reopened runs and champions in a real MLflow store, and what happens when the store fails."""
 
+import hashlib
 import http.server
 import json
 import os
@@ -12,11 +13,13 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline import tracking
 from pipeline.errors import DataError, TrackingError
+from pipeline.tracking import registry
 from pipeline.tracking.store import connect, store_name
 
 DIGEST = "d" * 64
@@ -184,15 +187,19 @@ def test_off_does_nothing_and_imports_no_mlflow(bare_project):
     assert not (bare_project / ".ldct").exists()
 
 
-def register(score, *, model_hash, higher=True, convention="psnr/redcnn", data_digest=DIGEST):
+def sha256(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def register(score, *, model, name="redcnn", higher=True, convention="psnr/redcnn", data_digest=DIGEST):
     bundle = Path("bundle.safetensors")
-    bundle.write_text(model_hash)
-    with tracking.start_run(**settings()) as run:
+    bundle.write_text(model)
+    with tracking.start_run(**settings(name=name)) as run:
         return tracking.register_bundle(
             run,
             bundle,
             kind="denoiser",
-            model_hash=model_hash,
+            model_hash=sha256(model),
             score=score,
             higher_is_better=higher,
             convention=convention,
@@ -208,42 +215,66 @@ def champion_text() -> str:
 
 def test_only_a_better_score_moves_the_champion(project):
     assert tracking.champion("denoiser") is None
-    assert register(float("nan"), model_hash="diverged") == "1"
+    assert register(float("nan"), model="diverged") == "1"
     assert tracking.champion("denoiser") is None
-    assert register(30.0, model_hash="first") == "2"
+    assert register(30.0, model="first") == "2"
     assert champion_text() == "first"
-    register(29.0, model_hash="worse")
-    register(30.0, model_hash="equal")
+    register(29.0, model="worse")
+    register(30.0, model="equal")
     assert champion_text() == "first"
-    register(31.0, model_hash="better")
+    register(31.0, model="better")
     assert champion_text() == "better"
-    register(30.5, model_hash="lower", higher=False)
+    register(30.5, model="lower", higher=False)
     assert champion_text() == "lower"
     assert tracking.champion("segmenter") is None
 
 
 def test_the_same_weights_make_no_second_version(project):
-    assert [register(30.0, model_hash="same") for _ in range(2)] == ["1", "1"]
+    assert [register(30.0, model="same") for _ in range(2)] == ["1", "1"]
     version = connect().get_model_version("ldct-denoiser", "1")
     assert version.tags == {
-        "model_hash": "same",
+        "model_hash": sha256("same"),
         "score": "30.0",
         "convention": "psnr/redcnn",
         "data.sha256": DIGEST,
+        "run": "redcnn",
     }
 
 
 @pytest.mark.parametrize("change", [{"convention": "psnr/full"}, {"data_digest": "e" * 64}])
 def test_another_convention_or_other_data_keeps_the_champion_and_says_so(project, caplog, change):
-    register(30.0, model_hash="first")
-    register(50.0, model_hash="other", **change)
+    register(30.0, model="first")
+    register(50.0, model="other", **change)
     assert champion_text() == "first"
     assert "ldct-denoiser: version 1 stays champion" in caplog.text
     assert "move the alias 'champion'" in caplog.text
 
 
+def test_a_champion_of_the_smoke_preset_gives_way_to_another_preset_only(project, caplog):
+    register(50.0, model="smoke", name="smoke-redcnn")
+    register(30.0, model="demo", name="demo-redcnn", data_digest="e" * 64)
+    assert champion_text() == "demo"
+    register(60.0, model="smoke again", name="smoke-redcnn")
+    caplog.clear()
+    assert champion_text() == "demo"
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "champion of ldct-denoiser: version 2 (run demo-redcnn, psnr/redcnn 30, data eeeeeeeeeeee)"
+    )
+
+
+def test_a_server_cannot_choose_where_its_champion_is_written(project):
+    version = SimpleNamespace(
+        name="ldct-denoiser", version="1", source="mlflow-artifacts:/a/b", tags={"model_hash": "../../x"}
+    )
+    with pytest.raises(
+        TrackingError, match=r"version 1 of ldct-denoiser has the model_hash '\.\./\.\./x', no SHA"
+    ):
+        registry._local_file(version)
+
+
 def test_a_champion_whose_file_is_gone_is_an_error(project):
-    register(30.0, model_hash="first")
+    register(30.0, model="first")
     tracking.champion("denoiser").unlink()
     with pytest.raises(TrackingError, match="the champion of ldct-denoiser is gone"):
         tracking.champion("denoiser")
@@ -284,20 +315,20 @@ def test_the_root_is_the_nearest_dvc_project_and_never_a_temporary_experiment(tm
 
 
 def test_a_copied_project_uses_its_own_files(project, tmp_path, monkeypatch):
-    register(30.0, model_hash="first")
+    register(30.0, model="first")
     original = tracking.champion("denoiser")
     copy = tmp_path / "copy"
     shutil.copytree(project, copy)
     monkeypatch.chdir(copy)
     assert tracking.champion("denoiser") == copy / original.relative_to(project)
-    register(31.0, model_hash="better")
+    register(31.0, model="better")
     assert tracking.champion("denoiser").is_relative_to(copy)
     monkeypatch.chdir(project)
     assert tracking.champion("denoiser") == original
 
 
 def test_nothing_is_written_outside_the_state_folder(project):
-    register(30.0, model_hash="first")
+    register(30.0, model="first")
     assert {path.name for path in project.iterdir()} == {".ldct", "redcnn.yaml", "bundle.safetensors"}
 
 
@@ -419,7 +450,7 @@ def test_a_real_server_keeps_bundles_and_may_die_during_a_run(bare_project, serv
     address, process = server
     wait_until_healthy(address)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    register(30.0, model_hash="first")
+    register(30.0, model="first")
     assert champion_text() == "first"
     with tracking.start_run(**settings()) as run:
         run.log_metrics({"loss": 1.0}, step=1)

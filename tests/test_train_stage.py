@@ -10,7 +10,9 @@ from ruamel.yaml import YAML
 from pipeline.bundle import load_bundle
 from pipeline.config.train import load_train_settings
 from pipeline.errors import ConfigError, DataError
-from pipeline.stages import train
+from pipeline.models import MODELS
+from pipeline.stages import evaluate, train
+from pipeline.stages.families import ARCHITECTURES
 from tests.ct_cases import write_cases
 
 ROOT = Path(__file__).parents[1]
@@ -103,6 +105,41 @@ def test_a_stopped_training_keeps_its_state_and_its_run(project, monkeypatch):
     assert not state.exists()
 
 
+def test_a_training_killed_while_it_writes_leaves_no_old_weights_beside_the_new_run(project, monkeypatch):
+    train.run("redcnn", "smoke")
+    monkeypatch.setattr(train, "write_curves", kill)
+    with pytest.raises(SystemExit):
+        train.run("redcnn", "smoke")
+    folder = project / "models" / "smoke" / "redcnn"
+    assert (folder / "run.json").exists()
+    assert list(folder.glob("*.safetensors")) == []
+
+
+def kill(*_, **__):
+    raise SystemExit(143)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_bundle_says_in_which_arithmetic_it_was_trained(project, precision):
+    edit(project, "redcnn", precision=precision)
+    train.run("redcnn", "smoke")
+    assert load_bundle(project / "models" / "smoke" / "redcnn" / "bundle.safetensors").precision == precision
+
+
+def test_a_window_upside_down_is_named_in_one_line(project):
+    path = project / "configs" / "smoke" / "vae.yaml"
+    settings = YAML().load(path)
+    settings["data"]["window"] = {"low": 240, "high": -160}
+    YAML().dump(settings, path)
+    with pytest.raises(ConfigError, match=r"data\.window: .*low 240 and high -160") as error:
+        train.run("vae", "smoke")
+    assert "\n" not in str(error.value)
+
+
+def test_families_name_models_that_exist():
+    assert {name for names in ARCHITECTURES.values() for name in names} == set(MODELS)
+
+
 @pytest.mark.parametrize("preset", ["demo", "smoke", "paper"])
 @pytest.mark.parametrize("name", KINDS)
 def test_shipped_settings_are_valid(preset, name):
@@ -126,9 +163,16 @@ def test_the_paper_preset_is_the_published_red_cnn():
     [
         ("redcnn", {"optim": {"lrr": 1e-3}}, "optim.lrr: unknown key, did you mean optim.lr"),
         ("redcnn", {"family": "diffusion"}, "family"),
-        ("redcnn", {"model": {"architecture": "rednet"}}, "unknown model 'rednet'"),
+        (
+            "redcnn",
+            {"model": {"architecture": "rednet"}},
+            "'rednet' is no model of the family restoration; it has redcnn",
+        ),
         ("vae", {"model": {"architecture": "redcnn"}}, "redcnn"),
-        ("gan", {"model": {"architecture": "vae"}}, "no generator"),
+        ("gan", {"model": {"architecture": "vae"}}, "'vae' is no model of the family gan"),
+        ("redcnn", {"model": {"architecture": "unet"}}, "'unet' is no model of the family restoration"),
+        ("redcnn", {"optim": {"lr": float("inf")}}, r"optim\.lr: input should be a finite number"),
+        ("redcnn", {"clip_norm": float("nan")}, "clip_norm: input should be"),
     ],
 )
 def test_settings_that_cannot_be_used_are_named_in_one_line(project, name, change, message):
@@ -149,3 +193,15 @@ def test_missing_cases_are_named(project):
     shutil.rmtree(project / "data")
     with pytest.raises(DataError, match=r"index\.csv"):
         train.run("redcnn", "smoke")
+
+
+@pytest.mark.parametrize("name", ["vae", "gan"])
+def test_a_bundle_of_slices_is_scored_as_it_was_trained_whatever_its_yaml_says_now(project, name):
+    train.run(name, "smoke")
+    settings = load_train_settings(project / "configs" / "smoke" / f"{name}.yaml")
+    (project / "configs" / "smoke" / f"{name}.yaml").unlink()
+    evaluate.run(name, "smoke")
+    bundle = load_bundle(project / "models" / "smoke" / name / "bundle.safetensors")
+    assert bundle.training["field_of_view_mm"] == settings.data.field_of_view_mm
+    assert bundle.training.get("noise_sd") == getattr(settings, "noise_sd", None)
+    assert (project / "metrics" / "smoke" / f"{name}.json").exists()

@@ -17,6 +17,6 @@ class PredictSettings(Settings):
     not_for_diagnosis: bool = True
     """Whether the written series says that it is not for diagnostic use."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the networks; `auto` takes bf16 where the hardware has it."""
+    """Arithmetic of the networks; `auto`: bf16 where the hardware has it and the bundle was trained in it."""
     batch_slices: int = Field(default=4, ge=1)
     """Slices that go through a network at once: memory against speed."""

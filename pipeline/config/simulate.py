@@ -88,7 +88,10 @@ class SimulateSettings(Settings):
         return value
 
     @model_validator(mode="after")
-    def _check_regions(self) -> SimulateSettings:
+    def _check_counts(self) -> SimulateSettings:
+        for role in ("train", "validation", "test"):
+            if not sum(getattr(self.patients, role).model_dump().values()):
+                raise ValueError(f"patients.{role} has no phantom; give one region a count of 1 or more")
         for role in Patients.model_fields:
             counts = getattr(self.patients, role).model_dump()
             for region, count in counts.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.cases import Case
-from pipeline.data.pairs import grid_distance_mm, grid_of, grid_tolerance_mm, read_pair
+from pipeline.data.pairs import check_same_anatomy, grid_distance_mm, grid_of, grid_tolerance_mm, read_pair
 from pipeline.data.volumes import read_affine, read_volume, write_volume
 from pipeline.dicom import CTSeries, Geometry
 from pipeline.errors import DataError
@@ -36,7 +37,9 @@ class IngestedCase:
     digests: dict[str, str]
 
 
-def ingest_case(listed: ManifestCase, role: str, root: Path, folder: Path) -> IngestedCase:
+def ingest_case(
+    listed: ManifestCase, role: str, root: Path, folder: Path, *, mask_values: Set[int]
+) -> IngestedCase:
     """Read a case, check it and write `<case_id>/{normal_dose,low_dose,mask,truth}.nii` below `folder`.
 
     Args:
@@ -44,9 +47,11 @@ def ingest_case(listed: ManifestCase, role: str, root: Path, folder: Path) -> In
         role: role in the chosen split.
         root: what the manifest's paths are relative to.
         folder: the data folder.
+        mask_values: values that a mask may have.
 
     Raises:
-        DataError: see `read_pair`; or HU do not fit 16 bits, or mask or truth are not on the series' grid.
+        DataError: see `read_pair`; or HU do not fit 16 bits, mask or truth are not on the series' grid, the
+            mask has another value, or the truth is another patient's.
     """
     normal_dose, low_dose = read_pair(listed, root)
     grid = grid_of(normal_dose.entry)
@@ -56,8 +61,10 @@ def ingest_case(listed: ManifestCase, role: str, root: Path, folder: Path) -> In
     }
     if listed.mask is not None:
         volumes["mask"] = _companion(root / listed.mask, grid, np.uint8)
+        _check_mask_values(root / listed.mask, volumes["mask"], mask_values)
     if listed.truth is not None:
         volumes["truth"] = _companion(root / listed.truth, grid, np.int16)
+        check_same_anatomy("truth", normal_dose_hu=normal_dose.hu, other_hu=volumes["truth"])
     case = Case(
         case_id=listed.case_id,
         patient_id=listed.patient_id,
@@ -87,6 +94,15 @@ def _whole_hu(name: str, series: CTSeries) -> npt.NDArray[np.int16]:
             f"{name} has values from {lowest:g} to {highest:g} HU, beyond 16 bits; check its rescale slope"
         )
     return np.rint(series.hu).astype(np.int16)
+
+
+def _check_mask_values(path: Path, mask: npt.NDArray[Any], known: Set[int]) -> None:
+    unknown = sorted(set(np.unique(mask).tolist()) - known)
+    if unknown:
+        raise DataError(
+            f"{path}: mask values {', '.join(map(str, unknown))} are not in configs/labels.yaml; "
+            "name them there, or correct the mask"
+        )
 
 
 def _companion(path: Path, grid: Geometry, dtype: type[np.generic]) -> npt.NDArray[Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import gaussian_filter
 
 from pipeline.dicom import CTSeries, Geometry, SeriesEntry, Task, Verdict, discover, read_series
 from pipeline.errors import DataError
@@ -15,6 +16,13 @@ from pipeline.manifest import ManifestCase, folder_sha256
 
 _GRID_TOLERANCE: Final = 0.1
 """Largest distance between the same voxel of two grids, as a fraction of the smallest voxel step."""
+
+_LEAST_CORRELATION: Final = 0.9
+"""Pairs of the demo have 0.998 and more, two patients of one protocol 0.65 and less."""
+_COMPARED_SLICES: Final = 5
+_SMOOTHING_PIXELS: Final = 2.0
+_BODY_ABOVE_HU: Final = -500.0
+_UNIFORM_BELOW_HU: Final = 1.0
 
 
 def read_pair(case: ManifestCase, root: Path) -> tuple[CTSeries, CTSeries]:
@@ -28,14 +36,16 @@ def read_pair(case: ManifestCase, root: Path) -> tuple[CTSeries, CTSeries]:
 
     Raises:
         DataError: a folder is missing or changed, holds no or several CT series, a series is damaged or not a
-            regular grid, or the two are not on one grid.
+            regular grid, or the two are not on one grid or do not show the same anatomy.
     """
     if case.low_dose is None:
         raise DataError("no low_dose series; fill it in, or simulate the low dose first")
     normal_dose = _find_series(root / case.normal_dose, case.normal_dose_sha256)
     low_dose = _find_series(root / case.low_dose, case.low_dose_sha256)
     check_pair(grid_of(normal_dose), grid_of(low_dose))
-    return read_series(normal_dose), read_series(low_dose)
+    pair = read_series(normal_dose), read_series(low_dose)
+    check_same_anatomy("low_dose", normal_dose_hu=pair[0].hu, other_hu=pair[1].hu)
+    return pair
 
 
 def grid_of(entry: SeriesEntry) -> Geometry:
@@ -78,6 +88,46 @@ def check_pair(normal_dose: Geometry, low_dose: Geometry) -> None:
             f"{_mm(normal_dose.origin_mm)}, low_dose at {_mm(low_dose.origin_mm)}); "
             f"a pair needs one position and orientation: {way_out}"
         )
+
+
+def check_same_anatomy(name: str, *, normal_dose_hu: npt.NDArray[Any], other_hu: npt.NDArray[Any]) -> None:
+    """Refuse a volume of another patient: scanners give the same grid to many.
+
+    Args:
+        name: what the other volume is called in the manifest.
+        normal_dose_hu: (slices, rows, columns) HU.
+        other_hu: the same shape, HU.
+
+    Raises:
+        DataError: the two are less alike than one body with two noises.
+    """
+    correlation = anatomy_correlation(normal_dose_hu, other_hu)
+    if correlation < _LEAST_CORRELATION:
+        raise DataError(
+            f"normal_dose and {name} do not show the same anatomy (correlation {correlation:.2f}, "
+            f"at least {_LEAST_CORRELATION} expected); check the paths in cases.csv"
+        )
+
+
+def anatomy_correlation(one_hu: npt.NDArray[Any], other_hu: npt.NDArray[Any]) -> float:
+    """Pearson correlation of a few smoothed slices where either volume has a body.
+
+    Two uniform bodies, or none, count as alike (1); a uniform one and one with structure do not (0).
+
+    Args:
+        one_hu: (slices, rows, columns) HU.
+        other_hu: the same shape, HU.
+    """
+    slices = np.unique(np.linspace(0, len(one_hu) - 1, _COMPARED_SLICES).round().astype(int))
+    sigma = (0.0, _SMOOTHING_PIXELS, _SMOOTHING_PIXELS)
+    one, other = (gaussian_filter(volume[slices].astype(np.float64), sigma) for volume in (one_hu, other_hu))
+    body = (one > _BODY_ABOVE_HU) | (other > _BODY_ABOVE_HU)
+    if not body.any():
+        return 1.0
+    uniform = [bool(volume[body].std() < _UNIFORM_BELOW_HU) for volume in (one, other)]
+    if any(uniform):
+        return float(all(uniform))
+    return float(np.corrcoef(one[body], other[body])[0, 1])
 
 
 def grid_distance_mm(

@@ -193,6 +193,8 @@ def class_lookup(
 ) -> npt.NDArray[np.uint8]:
     """The class of each mask value, (256,): 0 outside the body, 1 for the body, 2, … for `classes`.
 
+    A value that is no label would count as body; ingest refuses masks that have one.
+
     Args:
         classes: names of the labels that are classes of their own, in order.
         values: mask value of each label.

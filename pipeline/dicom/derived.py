@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,14 @@ import numpy.typing as npt
 import pydicom
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as CodedEntry
-from pydicom.uid import CTImageStorage
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    CTImageStorage,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSNearLossless,
+)
 
 from pipeline.dicom.headers import clean
 from pipeline.dicom.quiet import quiet_pydicom
@@ -39,6 +47,8 @@ _STALE: Final = (
     "DataSetTrailingPadding",
 )
 """True of the source's pixels or bytes alone."""
+_LOSSY: Final = frozenset({JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K})
+"""Transfer syntaxes that lose detail, or may have done so."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +112,7 @@ def write_derived_series(
         hu: (slices, rows, columns) HU.
         folder: where to write; made if absent, and it must be empty.
         derivation: what made `hu`.
-        now: the one clock behind all new dates.
+        now: the one clock behind all new dates; written as `local_time`.
 
     Returns:
         The files, in the order of the slices.
@@ -189,6 +199,8 @@ def _derive(source: pydicom.Dataset, derivation: Derivation, now: datetime) -> p
     kind = [str(value).strip() for value in source.get("ImageType") or []]
     dataset.ImageType = ["DERIVED", "SECONDARY", *(kind[2:] or ["AXIAL"])]
     dataset.SOPClassUID = CTImageStorage
+    declare_lossy_compression(dataset, source)
+    now = local_time(now, source)
     date, time = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     dataset.InstanceCreationDate, dataset.InstanceCreationTime = date, time
     dataset.SeriesDate, dataset.SeriesTime = date, time
@@ -210,6 +222,28 @@ def _derive(source: pydicom.Dataset, derivation: Derivation, now: datetime) -> p
     if derivation.not_for_diagnosis:
         dataset.ImageComments = _prepended(NOT_FOR_DIAGNOSIS, source.get("ImageComments"), longest=10240)
     return dataset
+
+
+def local_time(now: datetime, source: pydicom.Dataset) -> datetime:
+    """`now` in the source's TimezoneOffsetFromUTC, in which all its dates and times stand (PS3.3 C.12.1).
+
+    Where the source has none, or `now` has no zone itself, it stays as it is: to add an offset would move the
+    times that the source wrote without one.
+    """
+    offset = re.fullmatch(r"([+-])(\d\d)([0-5]\d)", str(source.get("TimezoneOffsetFromUTC") or "").strip())
+    if offset is None or now.tzinfo is None:
+        return now
+    sign, hours, minutes = offset.groups()
+    east = timedelta(hours=int(hours), minutes=int(minutes))
+    if east >= timedelta(days=1):
+        return now
+    return now.astimezone(timezone(-east if sign == "-" else east))
+
+
+def declare_lossy_compression(dataset: pydicom.Dataset, source: pydicom.Dataset) -> None:
+    """Say that pixels once went through lossy compression, where the source forgot to (PS3.3 C.7.6.1.1.5)."""
+    if source.file_meta.TransferSyntaxUID in _LOSSY and not dataset.get("LossyImageCompression"):
+        dataset.LossyImageCompression = "01"
 
 
 def _identify(dataset: pydicom.Dataset, series: CTSeries, index: int, series_uid: str) -> None:

@@ -44,8 +44,8 @@ def write_ct_series(
     r"""Write a phantom's volume, one file per slice, signed 16 bit, explicit VR little endian.
 
     ImageType is ORIGINAL\PRIMARY\AXIAL: DERIVED means made from other images (PS3.3 C.7.6.1.1.2), and these
-    are not. That nobody was scanned is said by QualityControlSubject, QualityControlImage, PatientName and
-    ImageComments. The same arguments give the same bytes.
+    are not. That nobody was scanned is said by QualityControlSubject, QualityControlImage, PatientName,
+    StudyDescription, SeriesDescription and ImageComments. The same arguments give the same bytes.
 
     Args:
         hu: (slices, rows, columns) HU; rounded, and clipped to [`LOWEST_HU`, 32767] as scanners do.
@@ -55,9 +55,9 @@ def write_ct_series(
         study_uid: StudyInstanceUID, shared by the doses of one phantom.
         series_uid: SeriesInstanceUID.
         frame_of_reference_uid: FrameOfReferenceUID, shared by the doses of one phantom.
-        uid_seed: with `series_uid` it decides the SOPInstanceUIDs.
+        uid_seed: with `series_uid` it decides the SOPInstanceUIDs; name in it all that decides the content.
         series_number: SeriesNumber.
-        series_description: SeriesDescription.
+        series_description: SeriesDescription, after "SIMULATED"; cut where that exceeds 64 characters (LO).
         study_datetime: the date and time of everything, from an injected clock.
         body_part: BodyPartExamined, e.g. `CHEST`.
         kernel: ConvolutionKernel.
@@ -84,7 +84,7 @@ def write_ct_series(
     common.SeriesInstanceUID = series_uid
     common.FrameOfReferenceUID = frame_of_reference_uid
     common.SeriesNumber = series_number
-    common.SeriesDescription = series_description
+    common.SeriesDescription = f"SIMULATED {series_description}"[:64]
     common.BodyPartExamined = body_part
     common.ConvolutionKernel = kernel
     common.KVP = as_decimal(kvp)

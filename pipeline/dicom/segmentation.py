@@ -21,8 +21,10 @@ from pydicom.uid import UID, CTImageStorage
 from pipeline.dicom.derived import (
     NOT_FOR_DIAGNOSIS,
     Derivation,
+    declare_lossy_compression,
     derived_series_number,
     header_error,
+    local_time,
     source_identity,
 )
 from pipeline.dicom.headers import clean
@@ -77,7 +79,7 @@ def write_segmentation(
         labels: the structures; their values differ and are above 0.
         path: file to write.
         derivation: what made the label map.
-        now: the one clock behind all dates.
+        now: the one clock behind all dates; written as `local_time`.
         whole_body: a further segment, the union of all values above 0; its own `value` is not looked up.
 
     Raises:
@@ -97,12 +99,14 @@ def write_segmentation(
             f"{path.name}: no voxel carries any of the {len(values)} labels; check the scan's body region"
         )
     parts = (*source_identity(series), derivation.identity(), repr(segments), sha256_hex(masks.tobytes()))
+    now = local_time(now, series.headers[0])
     algorithm = _algorithm(derivation)
     descriptions = [_describe(number, segment, algorithm) for number, segment in enumerate(segments, start=1)]
     try:
         with quiet_pydicom():
             segmentation = _segmentation(series, masks, descriptions, derivation, now, parts)
             _make_reproducible(segmentation, now, parts)
+            _keep_time_zone(segmentation, series.headers[0])
             save_whole(segmentation, path)
     except (AttributeError, LookupError, TypeError, ValueError) as broken:
         raise header_error(series.entry.files[0], broken) from None
@@ -170,6 +174,7 @@ def _references(series: CTSeries) -> list[pydicom.Dataset]:
         reference = deepcopy(header)
         reference.SOPClassUID = CTImageStorage
         reference.SOPInstanceUID = sop_instance_uid
+        declare_lossy_compression(reference, header)
         reference.FrameOfReferenceUID = frame_of_reference_uid
         reference.SliceThickness = thickness_mm
         for keyword in _NEEDED_BY_HIGHDICOM:
@@ -214,3 +219,9 @@ def _make_reproducible(dataset: pydicom.Dataset, now: datetime, parts: Sequence[
     organization_uid = deterministic_uid("dimension organization", *parts)
     for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization_uid
+
+
+def _keep_time_zone(dataset: pydicom.Dataset, source: pydicom.Dataset) -> None:
+    """The study's dates and times are the source's, so the offset that they stand in goes with them."""
+    if source.get("TimezoneOffsetFromUTC"):
+        dataset.TimezoneOffsetFromUTC = source.TimezoneOffsetFromUTC

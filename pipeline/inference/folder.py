@@ -16,11 +16,13 @@ from pipeline.errors import DataError, PipelineError
 from pipeline.inference.journal import (
     RECORD,
     STAGING,
+    Marker,
     Output,
     SeriesRecord,
     open_target,
     read_record,
     rebuild_views,
+    sole_writer,
     write_json,
 )
 from pipeline.inference.networks import OnSlices
@@ -74,27 +76,17 @@ def run_folder(
         One outcome per stray file and per series, in the order in which they were settled.
 
     Raises:
-        DataError: a folder cannot be used, or there is no CT in `source`.
+        DataError: a folder cannot be used, another run writes to `target`, or there is no CT in `source`.
     """
     check_folders(source, target)
     discovery = discover(source, on_file=observer.looked_at)
     plans = [plan_series(entry, treatment.tasks, pseudonyms) for entry in discovery.series]
     _check_anything_to_do(source, discovery, plans)
-    marker = open_target(target, now=fixed_clock or now, key_id=pseudonyms.key_id)
-    run = _Run(target, treatment, pseudonyms, fixed_clock or marker.started, observer)
-    outcomes = [stray_file(finding) for finding in discovery.findings]
-    try:
-        for outcome in outcomes:
-            observer.settled(outcome)
-        observer.planned(sum(plan.passes for plan in plans))
-        for plan in plans:
-            outcomes.append(run.carry_out(plan))
-            observer.settled(outcomes[-1])
-    finally:
-        shutil.rmtree(target / STAGING, ignore_errors=True)
-        unfinished = [outcome.journal_line() for outcome in outcomes if outcome.verdict not in FINISHED]
-        rebuild_views(target, marker, unfinished)
-    return tuple(outcomes)
+    strays = [stray_file(finding) for finding in discovery.findings]
+    with sole_writer(target):
+        marker = open_target(target, now=fixed_clock or now, key_id=pseudonyms.key_id)
+        run = _Run(target, treatment, pseudonyms, fixed_clock or marker.started, observer)
+        return _settle_all(run, marker, strays, plans)
 
 
 def check_folders(source: Path, target: Path) -> None:
@@ -119,6 +111,25 @@ def _check_anything_to_do(source: Path, discovery: Discovery, plans: Sequence[Pl
             f"{source}: no CT series here, only {len(plans)} other series and "
             f"{len(discovery.findings)} other files; name a folder that holds CT images"
         )
+
+
+def _settle_all(
+    run: _Run, marker: Marker, strays: Sequence[Outcome], plans: Sequence[Plan]
+) -> tuple[Outcome, ...]:
+    """Carry out every plan, and leave the views of the folder true however that ends."""
+    outcomes = list(strays)
+    try:
+        for outcome in strays:
+            run.observer.settled(outcome)
+        run.observer.planned(sum(plan.passes for plan in plans))
+        for plan in plans:
+            outcomes.append(run.carry_out(plan))
+            run.observer.settled(outcomes[-1])
+    finally:
+        shutil.rmtree(run.target / STAGING, ignore_errors=True)
+        unfinished = [outcome.journal_line() for outcome in outcomes if outcome.verdict not in FINISHED]
+        rebuild_views(run.target, marker, unfinished)
+    return tuple(outcomes)
 
 
 @dataclass(frozen=True)

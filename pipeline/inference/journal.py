@@ -12,16 +12,20 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
+
+from filelock import FileLock, Timeout
 
 from pipeline.errors import DataError
 
 SCHEMA: Final = 1
 MARKER: Final = ".ldct.json"
 STAGING: Final = ".staging"
+LOCK: Final = ".lock"
 RECORD: Final = "series.json"
 JOURNAL: Final = "journal.jsonl"
 SUMMARY: Final = "summary.json"
@@ -103,19 +107,38 @@ class SeriesRecord:
         return line
 
 
-def open_target(target: Path, *, now: datetime, key_id: str) -> Marker:
-    """Make `target` ours, or read the marker of an earlier run.
+@contextmanager
+def sole_writer(target: Path) -> Iterator[None]:
+    """Keep other runs out of `target`, which is made if absent.
+
+    The empty lock file stays: while one run removed it, two others could both hold a lock of that name.
 
     Raises:
-        DataError: the folder holds something else, or was written under another pseudonym secret.
+        DataError: the folder holds something else, or another run writes to it.
+    """
+    _check_ours_or_empty(target)
+    target.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(target / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise DataError(
+            f"{target}: another run is writing to it; wait for it, or name another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def open_target(target: Path, *, now: datetime, key_id: str) -> Marker:
+    """Make `target` ours, or read the marker of an earlier run; `sole_writer` holds it.
+
+    Raises:
+        DataError: the folder was written under another pseudonym secret, or its marker cannot be used.
     """
     path = target / MARKER
     if not path.exists():
-        if target.is_dir() and any(target.iterdir()):
-            raise DataError(
-                f"{target}: not empty and not written by ldct predict; name a new or empty folder"
-            )
-        target.mkdir(parents=True, exist_ok=True)
         write_json(path, Marker(now, key_id).to_json())
     marker = _read_marker(path)
     if marker.key_id != key_id:
@@ -181,6 +204,12 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         Path(part).unlink(missing_ok=True)
         raise
+
+
+def _check_ours_or_empty(target: Path) -> None:
+    ours = (target / MARKER).exists()
+    if not ours and target.is_dir() and any(path.name != LOCK for path in target.iterdir()):
+        raise DataError(f"{target}: not empty and not written by ldct predict; name a new or empty folder")
 
 
 def _read_marker(path: Path) -> Marker:

@@ -69,7 +69,7 @@ class Restoration:
         return Score("psnr_db", value, CONVENTION, higher_is_better=True, details=details)
 
     def draw(self, networks: Networks, path: Path, *, bf16: bool) -> None:
-        """Low dose, restored, normal dose and what was removed, for validation slices spread over all of them."""
+        """Low dose, restored, normal dose and what was removed, for slices spread over the validation."""
         rows = []
         for pair in _spread(self._validation, PAIRS_DRAWN):
             restored = self._restore(networks, pair.low_dose, bf16=bf16)

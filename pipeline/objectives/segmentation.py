@@ -17,7 +17,7 @@ from pipeline.metrics import dice
 from pipeline.models.apply import class_logits
 from pipeline.objectives.base import Batch, Networks, Score, Turn, device_of
 
-CONVENTION = "mean Dice of all classes and the whole body, validation slices pooled"
+CONVENTION = "mean Dice of the whole body and each listed organ, validation slices pooled"
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from typing import Final
 from PIL import Image
 
 MAX_WIDTH: Final = 1400
-"""Pixels: twice what a page column shows on most screens is not needed."""
+"""Pixels; the page shows about 1000 of them side by side."""
 WEBP_QUALITY: Final = 85
 WEBP_METHOD: Final = 6
 """The slowest and smallest of 0 to 6."""
 
 
 def for_page(png: bytes) -> bytes:
-    """The picture as WebP of at most `MAX_WIDTH` pixels, or as it is where that is smaller; the same each time."""
+    """The picture as WebP of at most `MAX_WIDTH` pixels, or as it is where that is smaller."""
     with Image.open(io.BytesIO(png)) as picture:
         shown = picture.convert("RGB")
     if shown.width > MAX_WIDTH:

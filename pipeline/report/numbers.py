@@ -14,6 +14,7 @@ CAPITALS: Final = {
     "ssim": "SSIM",
     "rmse": "RMSE",
     "sd": "SD",
+    "hu": "HU",
     "kl": "KL",
     "elbo": "ELBO",
     "mmd": "MMD",
@@ -37,7 +38,7 @@ def decimals(quantity: str) -> int:
 
 
 def text(value: Any, quantity: str = "") -> str:
-    """A value as a table shows it: rounded for its quantity, else to four significant digits; a dash for nothing."""
+    """A value as a table shows it: rounded for its quantity, else to four digits; a dash for nothing."""
     if value is None:
         return "–"
     if isinstance(value, bool):

@@ -47,7 +47,8 @@ def _on_tissue(row: Mapping[str, Any], quantity: str) -> str:
 
 def _against(rival: str, row: Mapping[str, Any], other: Mapping[str, Any], quantity: str) -> str:
     worse = [key for key in other if key in row and _is_worse(row[key], other[key], f"{quantity}_{key}")]
-    return f"worse than {words(rival)} ({', '.join(words(key) for key in worse)})" if worse else ""
+    names = ", ".join(words(key).partition(" [")[0] for key in worse)
+    return f"worse than {words(rival)} ({names})" if worse else ""
 
 
 def _is_worse(value: float | None, other: float | None, quantity: str) -> bool:

@@ -1,4 +1,4 @@
-"""The chapters of the page, each from plain results; what is missing is said to be missing."""
+"""The chapters of the page after the summary, from plain results; what is missing is said to be missing."""
 
 from __future__ import annotations
 
@@ -6,27 +6,54 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pipeline.report.page import Picture, Section, Table
-from pipeline.report.tables import Results, facts_table, matrix_table, tables_of, text, words
+from pipeline.report.numbers import text, words
+from pipeline.report.page import Finding, Picture, Section, Table
+from pipeline.report.summary import ALARM, UNFIT, WRITTEN, predicted
+from pipeline.report.tables import Results, comparison_table, facts_table, matrix_table, tables_of
 
-_ALARM = "WORSE"
 _NOT_IN_TABLES = ("verdict", "conventions")
 
 
-def what_ran(facts: Results, settings: Mapping[str, str]) -> Section:
-    """Preset, commit, versions and hardware; `settings` are the digests of the settings files."""
-    digests = Table("settings (SHA-256)", ("file", "digest"), list(settings.items()))
-    return Section("run", "What ran", tables=[facts_table(facts, "this run"), digests])
+def evaluation(name: str, scores: Results | None, pictures: Sequence[Picture], note: str = "") -> Section:
+    """Scores on test patients with their conventions, and a verdict in words."""
+    anchor, title = f"evaluate-{name}", f"Evaluation: {name}"
+    if scores is None:
+        return Section(anchor, title, missing=[f"the scores of {name}; run ldct evaluate {name}"])
+    verdict = str(scores.get("verdict", ""))
+    headline = Finding(verdict[:1].upper() + verdict[1:], is_alarming=verdict.startswith(ALARM))
+    return Section(
+        anchor,
+        title,
+        findings=[headline] if verdict else [],
+        missing=[] if pictures or note else ["pictures of this evaluation"],
+        pictures=pictures,
+        tables=_score_tables(scores),
+        note=note,
+    )
 
 
-def data(fingerprint: Results | None, pictures: Sequence[Picture], not_shown: int) -> Section:
-    """What the models learned from and were tested on."""
-    missing = [] if fingerprint is not None else ["the fingerprint of the cases; run ldct ingest"]
-    if not pictures:
-        missing.append("the quality pictures of the cases")
-    summary = f"{not_shown} more quality pictures lie beside the cases." if not_shown else ""
-    tables = tables_of(fingerprint, "fingerprint") if fingerprint else []
-    return Section("data", "The data", summary, tables, pictures, missing)
+def predictions(journal: Sequence[Results] | None, previews: Sequence[Picture], note: str = "") -> Section:
+    """The journal of `ldct predict`, a row per series."""
+    anchor, title = "predict", "Prediction: DICOM in, DICOM out"
+    if journal is None:
+        return Section(anchor, title, missing=["the journal; run ldct predict"])
+    finished = [line for line in journal if line["verdict"] in WRITTEN]
+    other = [line for line in journal if line["verdict"] not in WRITTEN]
+    tables = [_finished_table(finished)] if finished else []
+    if volumes := {line["series"]: line["volumes_ml"] for line in finished if line.get("volumes_ml")}:
+        tables.append(matrix_table(volumes, "volume of each segment [ml]", quantity="volumes_ml"))
+    if other:
+        tables.append(_other_table(other))
+    is_alarming = any(line["verdict"] in UNFIT for line in other)
+    return Section(
+        anchor,
+        title,
+        findings=[Finding(predicted(journal), is_alarming=is_alarming)],
+        missing=[] if previews or note or not finished else ["previews of the written series"],
+        pictures=previews,
+        tables=tables,
+        note=note,
+    )
 
 
 def training(name: str, score: Results | None, pictures: Sequence[Picture]) -> Section:
@@ -35,48 +62,34 @@ def training(name: str, score: Results | None, pictures: Sequence[Picture]) -> S
     if not pictures:
         missing.append("training curves")
     tables = [facts_table(score, "best validation score and model")] if score is not None else []
-    return Section(f"train-{name}", f"Training: {name}", "", tables, pictures, missing)
+    return Section(f"train-{name}", f"Training: {name}", missing=missing, pictures=pictures, tables=tables)
 
 
-def evaluation(name: str, scores: Results | None, pictures: Sequence[Picture]) -> Section:
-    """Scores on test patients with their conventions, and a verdict in words."""
-    anchor, title = f"evaluate-{name}", f"Evaluation: {name}"
-    if scores is None:
-        return Section(anchor, title, missing=[f"the scores of {name}; run ldct evaluate {name}"])
-    verdict = str(scores.get("verdict", ""))
-    return Section(
-        anchor,
-        title,
-        summary=verdict[:1].upper() + verdict[1:],
-        tables=_score_tables(scores),
-        pictures=pictures,
-        missing=[] if pictures else ["pictures of this evaluation"],
-        is_alarming=verdict.startswith(_ALARM),
-    )
+def data(fingerprint: Results | None, pictures: Sequence[Picture], not_shown: int) -> Section:
+    """What the models learned from and were tested on."""
+    missing = [] if fingerprint is not None else ["the fingerprint of the cases; run ldct ingest"]
+    if not pictures:
+        missing.append("the quality pictures of the cases")
+    note = f"{not_shown} more quality pictures lie beside the cases." if not_shown else ""
+    title = "cases of each role; a range is from the lowest to the highest case"
+    tables = [comparison_table(fingerprint["roles"], title)] if fingerprint is not None else []
+    return Section("data", "The data", missing=missing, pictures=pictures, tables=tables, note=note)
 
 
-def predictions(journal: Sequence[Results] | None, previews: Sequence[Picture]) -> Section:
-    """The journal of `ldct predict`, a row per series."""
-    title = "Prediction: DICOM in, DICOM out"
-    if journal is None:
-        return Section("predict", title, missing=["the journal; run ldct predict"])
-    finished = [line for line in journal if line["verdict"] in ("done", "slicewise")]
-    other = [line for line in journal if line["verdict"] not in ("done", "slicewise")]
-    unfit = sum(line["verdict"] in ("refused", "failed") for line in other)
-    tables = [_finished_table(finished)] if finished else []
-    if volumes := {line["series"]: line["volumes_ml"] for line in finished if line.get("volumes_ml")}:
-        tables.append(matrix_table(volumes, "volume of each segment [ml]"))
-    if other:
-        tables.append(_other_table(other))
-    return Section(
-        "predict",
-        title,
-        summary=f"{len(finished)} series written, {unfit} refused or failed, {len(other) - unfit} skipped.",
-        tables=tables,
-        pictures=previews,
-        missing=[] if previews or not finished else ["previews of the written series"],
-        is_alarming=unfit > 0,
-    )
+def provenance(facts: Results, settings: Mapping[str, str], digests: Mapping[str, str]) -> Section:
+    """Where the page comes from, folded.
+
+    Args:
+        facts: preset, commit, versions and hardware.
+        settings: digests of the settings files.
+        digests: of the cases and the models.
+    """
+    tables = [
+        facts_table(facts, "this run"),
+        Table("results", ("", "digest"), list(digests.items())),
+        Table("settings (SHA-256)", ("file", "digest"), list(settings.items())),
+    ]
+    return Section("provenance", "Provenance", tables=tables, is_folded=True)
 
 
 def _score_tables(scores: Results) -> list[Table]:
@@ -89,8 +102,8 @@ def _score_tables(scores: Results) -> list[Table]:
     if "gain_ceiling_db" not in scores:
         return tables
     limit = (
-        f"Best possible gain {text(scores['gain_ceiling_db'])} dB; "
-        f"a perfectly clean output gains {text(scores['clean_output_gain_db'])} dB."
+        f"Best possible gain {text(scores['gain_ceiling_db'], 'db')} dB; "
+        f"a perfectly clean output gains {text(scores['clean_output_gain_db'], 'db')} dB."
     )
     return [
         replace(table, note=f"{table.note} {limit}")
@@ -107,9 +120,8 @@ def _finished_table(lines: Sequence[Results]) -> Table:
         noise = line["noise_sd_hu"]
         reasons = ", ".join(line["reason_codes"]) or "–"
         size = f"{slices} × {height} × {width}"
-        rows.append(
-            (line["series"], line["verdict"], reasons, size, text(noise["before"]), text(noise["after"]))
-        )
+        before, after = (text(noise[when], "hu") for when in ("before", "after"))
+        rows.append((line["series"], line["verdict"], reasons, size, before, after))
     heads = ("series (pseudonym)", "verdict", "reason", "slices × rows × columns", "noise before", "after")
     return Table(
         "written series",
@@ -141,11 +153,11 @@ _CAPTIONS = {
 }
 
 
-def evaluation_picture(png: bytes, name: str, stem: str) -> Picture:
+def evaluation_picture(image: bytes, name: str, stem: str) -> Picture:
     """A picture of an evaluation, told by its file name."""
-    return picture(png, f"{name}: {_CAPTIONS.get(stem, words(stem))}")
+    return picture(image, f"{name}: {_CAPTIONS.get(stem, words(stem))}")
 
 
-def picture(png: bytes, caption: str, *, is_wide: bool = True) -> Picture:
+def picture(image: bytes, caption: str, *, is_wide: bool = True) -> Picture:
     """A picture whose caption serves as its description."""
-    return Picture(png, alt=caption, caption=caption, is_wide=is_wide)
+    return Picture(image, alt=caption, caption=caption, is_wide=is_wide)

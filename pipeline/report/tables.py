@@ -64,10 +64,13 @@ def matrix_table(rows: Mapping[str, Results], title: str, note: str = "", quanti
 
 
 def comparison_table(columns: Mapping[str, Results], title: str, note: str = "") -> Table:
-    """A row per quantity, a column per outer key: nested quantities are flattened, two numbers are a range."""
+    """A row per quantity, a column per outer key: nested keys are flattened, two numbers are a range."""
     flat = {name: dict(_flattened(results)) for name, results in columns.items()}
     keys = list(dict.fromkeys(key for values in flat.values() for key in values))
-    rows = [(", ".join(words(part) for part in key), *(_cell(flat[name].get(key), key) for name in flat)) for key in keys]
+    rows = [
+        (", ".join(words(part) for part in key), *(_cell(flat[name].get(key), key) for name in flat))
+        for key in keys
+    ]
     return Table(title, ("", *(words(name) for name in flat)), rows, note)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from rich.console import Console
 
@@ -18,18 +19,20 @@ from pipeline.config import load_settings
 from pipeline.config.evaluate import EvaluateSettings
 from pipeline.config.labels import load_labels
 from pipeline.config.layout import EXPERIMENT, Layout
-from pipeline.config.train import GANSettings, VAESettings, load_train_settings
 from pipeline.data import read_cases
-from pipeline.errors import ConfigError
 from pipeline.stages.evaluation.context import Context, Metrics
 from pipeline.stages.evaluation.generative import evaluate_gan, evaluate_vae
 from pipeline.stages.evaluation.restoration import evaluate_restoration
 from pipeline.stages.evaluation.segmentation import evaluate_segmentation, evaluate_task
 from pipeline.tracking import Run, reopen_run, start_run
+from pipeline.tracking.provenance import provenance_tags
 
 TASK: Final = "task"
 DECIMALS: Final = 4
-Family = TypeVar("Family", VAESettings, GANSettings)
+FORBIDDEN: Final = r"[^\w.\- ]"
+"""Characters that some MLflow refuses in the name of a metric."""
+NOT_TRACKED: Final = "by_patient"
+"""In the JSON only: an experiment tracker needs no patients, and takes 1000 numbers at a time."""
 
 
 def run(name: str, preset: str) -> None:
@@ -49,14 +52,15 @@ def run(name: str, preset: str) -> None:
         folder=layout.evaluation(name),
     )
     bundle = load_bundle(layout.bundle(settings.task.segmenter if name == TASK else name))
+    layout.metrics(name).unlink(missing_ok=True)  # no old scores beside new tables if this is killed
     _make_empty(context.folder)
     metrics = rounded(_evaluate(name, bundle, layout, context))
-    with _tracked(name, bundle, layout) as tracked:
-        tracked.log_metrics(dict(numbers(metrics, "test")))
-        tracked.log_artifact(context.folder, folder="evaluation")
     _write_json(layout.metrics(name), metrics)
+    _track(name, bundle, layout, metrics)
     if "verdict" in metrics:
-        Console(stderr=True).print(f"{name}: {metrics['verdict']}", highlight=False, soft_wrap=True)
+        _say(f"{name}: {metrics['verdict']}")
+    for baseline, value in metrics.get("baselines_at_grid_end", {}).items():
+        _say(f"{baseline}: {value:g} is the end of its grid; widen {layout.config('evaluate')}")
 
 
 def _evaluate(name: str, bundle: Bundle, layout: Layout, context: Context) -> Metrics:
@@ -68,23 +72,26 @@ def _evaluate(name: str, bundle: Bundle, layout: Layout, context: Context) -> Me
     if bundle.kind == "segmenter":
         return evaluate_segmentation(bundle, load_labels(), context)
     if bundle.kind == "vae":
-        return evaluate_vae(bundle, _training(name, layout, VAESettings), context)
-    return evaluate_gan(bundle, _training(name, layout, GANSettings), context)
+        return evaluate_vae(bundle, context)
+    return evaluate_gan(bundle, context)
 
 
-def _training(name: str, layout: Layout, family: type[Family]) -> Family:
-    """The settings that a model was trained with."""
-    path = layout.config(name)
-    settings = load_train_settings(path)
-    if not isinstance(settings, family):
-        raise ConfigError(f"{path}: family {settings.family} does not fit {layout.bundle(name)}; train again")
-    return settings
+def _track(name: str, bundle: Bundle, layout: Layout, metrics: Metrics) -> None:
+    """Log scores, tables and pictures, and which settings and commit they were made from."""
+    stage, config = f"evaluate@{name}", layout.config("evaluate")
+    made_from = provenance_tags(stage, config, bundle.data_digest)
+    tracked_metrics = {key: value for key, value in metrics.items() if key != NOT_TRACKED}
+    with _run(name, stage, config, bundle, layout) as tracked:
+        tracked.set_tags(
+            {f"evaluate.{key}": made_from[key] for key in ("config.sha256", "git.sha") if key in made_from}
+        )
+        tracked.log_metrics(dict(numbers(tracked_metrics, "test")))
+        tracked.log_artifact(layout.evaluation(name), folder="evaluation")
 
 
-def _tracked(name: str, bundle: Bundle, layout: Layout) -> AbstractContextManager[Run]:
+def _run(name: str, stage: str, config: Path, bundle: Bundle, layout: Layout) -> AbstractContextManager[Run]:
     """The training's run; a run of its own for `task`, which belongs to two trainings."""
-    run_name, stage, config = f"{layout.preset}-{name}", f"evaluate@{name}", layout.config("evaluate")
-    digest = bundle.data_digest
+    run_name, digest = f"{layout.preset}-{name}", bundle.data_digest
     if name == TASK:
         return start_run(experiment=EXPERIMENT, name=run_name, stage=stage, config=config, data_digest=digest)
     run_json = layout.model(name) / "run.json"
@@ -103,13 +110,17 @@ def rounded(value: Any) -> Any:
 
 
 def numbers(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
-    """The numbers of nested dictionaries, their keys joined by slashes."""
+    """The numbers of nested dictionaries, their keys joined by slashes; MLflow's characters only."""
     for key, value in values.items():
-        name = f"{prefix}/{key}"
+        name = f"{prefix}/{re.sub(FORBIDDEN, '_', key)}"
         if isinstance(value, Mapping):
             yield from numbers(value, name)
         elif isinstance(value, int | float):
             yield name, float(value)
+
+
+def _say(line: str) -> None:
+    Console(stderr=True).print(line, highlight=False, soft_wrap=True)
 
 
 def _make_empty(folder: Path) -> None:

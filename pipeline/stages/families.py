@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, assert_never
+from types import MappingProxyType
+from typing import Any, Final, assert_never, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ from pipeline.data.patches import (
 from pipeline.engine import OptimizerPlan, Plan
 from pipeline.errors import ConfigError, DataError
 from pipeline.hu import HUScale, HUWindow
-from pipeline.models import ConvVAE, DCGANDiscriminator, DCGANGenerator, build_model
+from pipeline.models import DCGANDiscriminator, DCGANGenerator, build_model
 from pipeline.objectives import (
     DISCRIMINATOR,
     ELBO,
@@ -48,6 +49,14 @@ from pipeline.objectives import (
     Segmentation,
 )
 from pipeline.transforms import generative_slices, labelled_slices
+
+ARCHITECTURES: Final[dict[str, tuple[str, ...]]] = {
+    "restoration": ("redcnn",),
+    "segmentation": ("unet",),
+    "vae": ("vae",),
+    "gan": ("dcgan",),
+}
+"""Models that a family can train: keys of `pipeline.models.MODELS`."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +80,10 @@ def build_training(settings: TrainSettings, cases: Path) -> Training:
     """Build networks from the settings' seed, and samples and validation data from ingested cases.
 
     Raises:
-        ConfigError: the model or the classes cannot be built.
+        ConfigError: the model is not of the family, or it or the classes cannot be built.
         DataError: the cases cannot be used for this family.
     """
+    _check_architecture(settings)
     training, validation = read_cases(cases, "train"), read_cases(cases, "validation")
     fingerprint = read_fingerprint(cases)
     with torch.random.fork_rng(devices=[]):
@@ -109,6 +119,15 @@ def build_plan(name: str, settings: TrainSettings, product: str) -> Plan:
         ema_decay=settings.ema_decay,
         workers=settings.workers,
     )
+
+
+def _check_architecture(settings: TrainSettings) -> None:
+    fitting = ARCHITECTURES[settings.family]
+    if settings.model.architecture not in fitting:
+        raise ConfigError(
+            f"model.architecture: {settings.model.architecture!r} is no model of the family "
+            f"{settings.family}; it has {', '.join(fitting)}"
+        )
 
 
 def _optimizer(settings: OptimSettings) -> OptimizerPlan:
@@ -206,8 +225,6 @@ def _vae(
     window = HUWindow(data.window.low, data.window.high)
     arguments = {**settings.model.arguments, "image_size": data.image_size}
     vae = build_model(settings.model.architecture, **arguments)
-    if not isinstance(vae, ConvVAE):
-        raise ConfigError(f"model.architecture {settings.model.architecture} is no variational autoencoder")
     objective = ELBO(
         window,
         noise_sd=settings.noise_sd,
@@ -219,7 +236,14 @@ def _vae(
         objective=objective,
         networks={ELBO.product: vae},
         samples=_centred_samples(training, data, settings.seed),
-        bundle=_blank("vae", settings, arguments, fingerprint, window=window),
+        bundle=_blank(
+            "vae",
+            settings,
+            arguments,
+            fingerprint,
+            window=window,
+            training={"field_of_view_mm": data.field_of_view_mm, "noise_sd": settings.noise_sd},
+        ),
     )
 
 
@@ -232,9 +256,7 @@ def _gan(
     data = settings.data
     window = HUWindow(data.window.low, data.window.high)
     arguments = {**settings.model.arguments, "image_size": data.image_size}
-    generator = build_model(settings.model.architecture, **arguments)
-    if not isinstance(generator, DCGANGenerator):
-        raise ConfigError(f"model.architecture {settings.model.architecture} is no generator of images")
+    generator = cast(DCGANGenerator, build_model(settings.model.architecture, **arguments))
     objective = Adversarial(
         window, latent_dimensions=generator.latent_dimensions, validation=_centred(validation, data)
     )
@@ -243,7 +265,14 @@ def _gan(
         objective=objective,
         networks={Adversarial.product: generator, DISCRIMINATOR: discriminator},
         samples=_centred_samples(training, data, settings.seed),
-        bundle=_blank("gan", settings, arguments, fingerprint, window=window),
+        bundle=_blank(
+            "gan",
+            settings,
+            arguments,
+            fingerprint,
+            window=window,
+            training={"field_of_view_mm": data.field_of_view_mm},
+        ),
     )
 
 
@@ -293,6 +322,7 @@ def _blank(
     scale: HUScale | None = None,
     window: HUWindow | None = None,
     input_spacing_mm: float | None = None,
+    training: Mapping[str, float] = MappingProxyType({}),
     labels: tuple[Mapping[str, Any], ...] = (),
 ) -> Bundle:
     return Bundle(
@@ -303,6 +333,7 @@ def _blank(
         scale=scale,
         window=window,
         input_spacing_mm=input_spacing_mm,
+        training=dict(training),
         labels=labels,
         fingerprint=fingerprint,
         score={},

@@ -20,6 +20,7 @@ from rich.progress import track
 
 from pipeline.config import Layout, load_settings
 from pipeline.config.ingest import IngestSettings
+from pipeline.config.labels import load_labels
 from pipeline.data.cases import INDEX, Case, write_index
 from pipeline.data.fingerprint import CaseStatistics, count_hu, describe, write_fingerprint
 from pipeline.data.ingestion import ingest_case
@@ -41,6 +42,7 @@ class Job:
     role: str
     root: Path
     folder: Path
+    mask_values: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def run(preset: str) -> None:
     """Ingest the manifest of a preset into `data/<preset>/cases`, all of it or nothing.
 
     Raises:
-        ConfigError: a setting is unknown or invalid, or names an environment variable that is not set.
+        ConfigError: a setting is unknown or invalid, or names an environment variable that is not set; or the
+            label table is invalid.
         DataError: the manifest or the split is invalid, or a case cannot be used.
     """
     layout = Layout(preset)
@@ -65,9 +68,11 @@ def run(preset: str) -> None:
     root = _resolve_root(config, settings.root)
     cases = read_manifest(settings.manifest)
     roles = read_split(settings.manifest, settings.split, cases)
+    labels = load_labels()
+    mask_values = frozenset((*(label.value for label in labels.labels), *labels.outside))
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     with _staged(layout.cases) as folder:
-        jobs = [Job(case, roles[case.case_id], root, folder) for case in cases]
+        jobs = [Job(case, roles[case.case_id], root, folder, mask_values) for case in cases]
         outcomes = track(
             _outcomes(jobs, settings.workers),
             "ingest",
@@ -138,7 +143,7 @@ def _outcomes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[str, Ingested
 def _ingest(job: Job) -> Ingested | str:
     """Store one case and look at it, or say in one line why it cannot be used; runs in a worker process."""
     try:
-        stored = ingest_case(job.listed, job.role, job.root, job.folder)
+        stored = ingest_case(job.listed, job.role, job.root, job.folder, mask_values=job.mask_values)
     except DataError as bad:
         return str(bad)
     case = stored.case

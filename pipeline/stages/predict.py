@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from pipeline import tracking
-from pipeline.bundle import load_bundle
+from pipeline.bundle import Bundle, load_bundle
 from pipeline.config import load_settings
 from pipeline.config.predict import PredictSettings
 from pipeline.dicom import Verdict
-from pipeline.errors import BundleError, ConfigError
+from pipeline.errors import BundleError, ConfigError, DataError
 from pipeline.inference.folder import check_folders, run_folder
 from pipeline.inference.networks import Network
 from pipeline.inference.outcomes import Outcome, exit_code
 from pipeline.inference.pseudonyms import Pseudonyms, load_secret
 from pipeline.inference.treatment import Treatment
-from pipeline.models.precision import preferred_device, preferred_precision
+from pipeline.models.precision import Precision, preferred_device, preferred_precision
 
 
 def run(
@@ -52,12 +53,13 @@ def run(
     Raises:
         ConfigError: settings or strength cannot be used.
         BundleError: a bundle is missing, of another kind, or there is none at all.
-        DataError: a folder cannot be used, or holds no CT.
+        DataError: a folder cannot be used, holds no CT, or is in use by another run.
     """
     chosen = _settings(settings, strength)
     check_folders(source, target)
+    secret_path = _secret_path(os.environ, apart_from=(source, target))
     treatment = _treatment(denoiser, segmenter, chosen)
-    secret = load_secret(tracking.project_root() / ".ldct" / "secret")
+    secret = load_secret(secret_path)
     with _Terminal() as terminal:
         outcomes = run_folder(
             source,
@@ -84,6 +86,27 @@ def fixed_clock(environment: Mapping[str, str]) -> datetime | None:
         return datetime.fromtimestamp(int(epoch), UTC)
     except (ValueError, OverflowError, OSError):
         raise ConfigError(f"SOURCE_DATE_EPOCH={epoch}: not a number of seconds since 1970") from None
+
+
+def _secret_path(environment: Mapping[str, str], *, apart_from: Sequence[Path]) -> Path:
+    """Where the pseudonym secret lies: in the project, or outside of one among the user's own state.
+
+    Raises:
+        DataError: that is inside one of the folders `apart_from`, which get handed on.
+    """
+    root = tracking.project_root()
+    in_project = environment.get("DVC_ROOT") or (root / "dvc.yaml").is_file()
+    secret = (root / ".ldct" if in_project else _state_home(environment) / "ldct").resolve() / "secret"
+    for folder in apart_from:
+        if secret.is_relative_to(folder.resolve()):
+            raise DataError(f"{folder}: holds the pseudonym secret {secret}; name a folder without it")
+    return secret
+
+
+def _state_home(environment: Mapping[str, str]) -> Path:
+    """The user's folder for state; a relative XDG_STATE_HOME is to be ignored (XDG Base Directory 0.8)."""
+    named = Path(environment.get("XDG_STATE_HOME", ""))
+    return named if named.is_absolute() else Path.home() / ".local" / "state"
 
 
 def _settings(path: Path | None, strength: float | None) -> PredictSettings:
@@ -113,11 +136,14 @@ def _treatment(denoiser: Path | None, segmenter: Path | None, chosen: PredictSet
 
 
 def _network(path: Path, kind: str, chosen: PredictSettings) -> Network:
-    device = preferred_device()
-    precision = preferred_precision(device) if chosen.precision == "auto" else chosen.precision
-    return Network.load(
-        load_bundle(path, kind), device=device, precision=precision, batch_slices=chosen.batch_slices
-    )
+    bundle, device = load_bundle(path, kind), preferred_device()
+    precision = _precision(bundle, device) if chosen.precision == "auto" else chosen.precision
+    return Network.load(bundle, device=device, precision=precision, batch_slices=chosen.batch_slices)
+
+
+def _precision(bundle: Bundle, device: torch.device) -> Precision:
+    """bf16 where the hardware has it and the bundle was trained in it: never coarser than that."""
+    return preferred_precision(device) if bundle.precision == "bf16" else "fp32"
 
 
 class _Terminal:

@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -21,9 +21,11 @@ from pipeline.bundle import KINDS, Bundle, load_bundle
 from pipeline.config.layout import EXPERIMENT, Layout
 from pipeline.config.preset import CONFIGS, model_names
 from pipeline.errors import DataError
-from pipeline.figures import save_curves
+from pipeline.figures import save_curve_panels
 from pipeline.report import Page, Picture, Section, render, sections
-from pipeline.report.tables import words
+from pipeline.report.curves import curve_panels
+from pipeline.report.encoding import for_page
+from pipeline.report.summary import is_denoiser, summary
 from pipeline.tracking.provenance import provenance_tags
 
 LIBRARIES: Final = ("torch", "monai", "pydicom", "highdicom", "scikit-image", "mlflow", "dvc")
@@ -31,6 +33,8 @@ PRESET: Final = CONFIGS / "preset.yaml"
 TASK: Final = "task"
 PICTURES_OF_CASES: Final = 6
 PREVIEWS: Final = 8
+LEAD_PICTURES: Final = ("panels", "methods")
+SHOWN_ABOVE: Final = "One more picture stands in the summary."
 
 
 def run(preset: str) -> None:
@@ -52,7 +56,7 @@ def run(preset: str) -> None:
     ) as tracked:
         page = Page(
             title=f"Low-dose CT, preset {preset}",
-            subtitle=f"ldct-pipeline {__version__}: what ran, on what, and what came out",
+            subtitle=f"ldct-pipeline {__version__}: what came out, how it was trained, on what",
             sections=list(_sections(layout, fingerprint)),
         )
         _write(layout.report, render(page))
@@ -61,16 +65,23 @@ def run(preset: str) -> None:
 
 
 def _sections(layout: Layout, fingerprint: dict[str, Any] | None) -> Iterator[Section]:
-    configs = sorted((CONFIGS / layout.preset).glob("*.yaml"))
-    bundles = {name: _bundle(layout.bundle(name)) for name in model_names(layout.preset)}
-    digests = {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in configs}
-    yield sections.what_ran(_environment(layout.preset), digests)
+    """Summary, results, training, data, provenance; a picture of the summary is not shown twice."""
+    found = {name: _bundle(layout.bundle(name)) for name in model_names(layout.preset)}
+    bundles = {name: found[name] for name in sorted(found, key=lambda name: (_rank(found[name]), name))}
+    scores = {name: _read_json(layout.metrics(name)) for name in (*bundles, TASK)}
+    journal = _journal(layout.predictions / "journal.jsonl")
+    previews = sorted(layout.predictions.glob("*/*/preview.png"))
+    lead = _lead(layout, scores)
+    pictures = [_evaluation_picture(path) for path in lead]
+    yield summary(scores, journal, pictures + [_preview(path) for path in previews[:1]])
+    for name in scores:
+        yield _evaluation(layout, name, scores[name], lead)
+    note = SHOWN_ABOVE if previews else ""
+    yield sections.predictions(journal, [_preview(path) for path in _spread(previews[1:], PREVIEWS)], note)
+    for name, bundle in bundles.items():
+        yield _training(layout, name, bundle)
     yield _data(layout, fingerprint)
-    for name in sorted(bundles, key=lambda name: (_rank(bundles[name]), name)):
-        yield _training(layout, name, bundles[name])
-        yield _evaluation(layout, name)
-    yield _evaluation(layout, TASK)
-    yield _predictions(layout)
+    yield _provenance(layout, fingerprint, bundles)
 
 
 def _bundle(path: Path) -> Bundle | None:
@@ -82,23 +93,19 @@ def _rank(bundle: Bundle | None) -> int:
     return len(KINDS) if bundle is None else KINDS.index(bundle.kind)
 
 
-def _environment(preset: str) -> dict[str, Any]:
-    origin = provenance_tags("report", PRESET, "")
-    changes = " with uncommitted changes" if origin.get("git.dirty") == "true" else ""
-    return {
-        "preset": preset,
-        "git commit": origin.get("git.sha", "not under git") + changes,
-        "Python": platform.python_version(),
-        **{name: version(name) for name in LIBRARIES},
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-    }
+def _lead(layout: Layout, scores: Mapping[str, Any]) -> list[Path]:
+    """The one picture people came for: a denoiser's before and after."""
+    names = [name for name, found in scores.items() if is_denoiser(found)]
+    paths = [layout.evaluation(name) / f"{stem}.png" for name in names for stem in LEAD_PICTURES]
+    return [path for path in paths if path.exists()][:1]
 
 
-def _data(layout: Layout, fingerprint: dict[str, Any] | None) -> Section:
-    pictures = sorted((layout.cases / "qc").glob("*.png"))
-    shown = [sections.picture(path.read_bytes(), path.stem) for path in _spread(pictures, PICTURES_OF_CASES)]
-    return sections.data(fingerprint, shown, len(pictures) - len(shown))
+def _evaluation(
+    layout: Layout, name: str, scores: dict[str, Any] | None, shown_above: Sequence[Path]
+) -> Section:
+    found = sorted(layout.evaluation(name).glob("*.png"))
+    pictures = [_evaluation_picture(path) for path in found if path not in shown_above]
+    return sections.evaluation(name, scores, pictures, SHOWN_ABOVE if set(found) & set(shown_above) else "")
 
 
 def _training(layout: Layout, name: str, bundle: Bundle | None) -> Section:
@@ -110,49 +117,74 @@ def _training(layout: Layout, name: str, bundle: Bundle | None) -> Section:
             "parameters": sum(tensor.numel() for tensor in bundle.tensors.values()),
             "architecture": bundle.architecture,
             "arguments": bundle.arguments,
-            "model hash": bundle.model_hash,
         }
     )
-    curves = layout.model(name) / "curves.csv"
-    pictures = _curves(curves) if curves.exists() else []
+    pictures = _curves(name, layout.model(name) / "curves.csv")
     samples = layout.model(name) / "samples.png"
     if samples.exists():
-        pictures.append(
-            sections.picture(samples.read_bytes(), f"{name}: pictures drawn at the end of training")
-        )
+        pictures.append(_picture(samples, f"{name}: pictures drawn at the end of training"))
     return sections.training(name, score, pictures)
 
 
-def _evaluation(layout: Layout, name: str) -> Section:
-    found = sorted(layout.evaluation(name).glob("*.png"))
-    pictures = [sections.evaluation_picture(path.read_bytes(), name, path.stem) for path in found]
-    return sections.evaluation(name, _read_json(layout.metrics(name)), pictures)
+def _data(layout: Layout, fingerprint: dict[str, Any] | None) -> Section:
+    found = sorted((layout.cases / "qc").glob("*.png"))
+    shown = [_picture(path, path.stem) for path in _spread(found, PICTURES_OF_CASES)]
+    return sections.data(fingerprint, shown, len(found) - len(shown))
 
 
-def _predictions(layout: Layout) -> Section:
-    path = layout.predictions / "journal.jsonl"
+def _provenance(
+    layout: Layout, fingerprint: dict[str, Any] | None, bundles: Mapping[str, Bundle | None]
+) -> Section:
+    origin = provenance_tags("report", PRESET, "")
+    changes = " with uncommitted changes" if origin.get("git.dirty") == "true" else ""
+    facts = {
+        "preset": layout.preset,
+        "git commit": origin.get("git.sha", "not under git") + changes,
+        "Python": platform.python_version(),
+        **{name: version(name) for name in LIBRARIES},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
+    configs = sorted((CONFIGS / layout.preset).glob("*.yaml"))
+    settings = {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in configs}
+    digests = {} if fingerprint is None else {"cases": str(fingerprint["sha256"])}
+    digests |= {f"model {name}": bundle.model_hash for name, bundle in bundles.items() if bundle is not None}
+    return sections.provenance(facts, settings, digests)
+
+
+def _journal(path: Path) -> list[dict[str, Any]] | None:
+    """The lines of the journal without its head."""
     if not path.exists():
-        return sections.predictions(None, [])
+        return None
     _, *lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    previews = _spread(sorted(layout.predictions.glob("*/*/preview.png")), PREVIEWS)
-    return sections.predictions(
-        lines, [sections.picture(preview.read_bytes(), preview.parent.name) for preview in previews]
-    )
+    return lines
 
 
-def _curves(path: Path) -> list[Picture]:
-    """A small picture for each quantity that training logged."""
+def _curves(name: str, path: Path) -> list[Picture]:
+    """One picture of all quantities that training logged."""
+    if not path.exists():
+        return []
     with path.open(encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    pictures = []
+        panels = curve_panels(list(csv.DictReader(stream)))
+    if not panels:
+        return []
     with tempfile.TemporaryDirectory() as scratch:
-        for name in [column for column in (rows[0] if rows else {}) if column != "step"]:
-            points = [(float(row["step"]), float(row[name])) for row in rows if row[name]]
-            steps, values = [step for step, _ in points], [value for _, value in points]
-            png = Path(scratch) / "curve.png"
-            save_curves(png, {name: (steps, values)}, x_label="step", y_label=words(name))
-            pictures.append(sections.picture(png.read_bytes(), words(name), is_wide=False))
-    return pictures
+        png = Path(scratch) / "curves.png"
+        save_curve_panels(png, panels, x_label="step")
+        caption = f"{name}, training curves: {', '.join(panel.title for panel in panels)}"
+        return [_picture(png, caption)]
+
+
+def _evaluation_picture(path: Path) -> Picture:
+    return sections.evaluation_picture(for_page(path.read_bytes()), path.parent.name, path.stem)
+
+
+def _preview(path: Path) -> Picture:
+    return _picture(path, f"prediction, {path.parent.name}: source, result, difference and segments")
+
+
+def _picture(path: Path, caption: str) -> Picture:
+    return sections.picture(for_page(path.read_bytes()), caption)
 
 
 def _spread(paths: Sequence[Path], most: int) -> list[Path]:

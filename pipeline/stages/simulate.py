@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import multiprocessing
 import os
 import shutil
@@ -18,6 +19,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from pipeline import __version__
 from pipeline.config import Layout, load_settings
 from pipeline.config.simulate import Patients, Region, SimulateSettings
 from pipeline.data.volumes import write_volume
@@ -179,19 +181,19 @@ def _write_series(
 ) -> None:
     settings, protocol = job.settings, job.settings.protocols[job.region]
     exposure_mas = protocol.exposure_mas * dose
-    seed = f"{settings.seed}"
-    name = "normal dose" if dose == 1 else f"{dose:.0%} dose"
+    identity = _identity(job)
+    name = "normal dose" if dose == 1 else f"{100 * dose:.4g}% dose"
     write_ct_series(
         hu,
         geometry,
         folder,
         patient_id=job.patient_id,
-        study_uid=deterministic_uid(seed, job.patient_id, "study"),
-        series_uid=deterministic_uid(seed, job.patient_id, name),
-        frame_of_reference_uid=deterministic_uid(seed, job.patient_id, "frame of reference"),
-        uid_seed=seed,
+        study_uid=deterministic_uid(identity, "study"),
+        series_uid=deterministic_uid(identity, "series", repr(dose)),
+        frame_of_reference_uid=deterministic_uid(identity, "frame of reference"),
+        uid_seed=identity,
         series_number=1 if dose == 1 else 2,
-        series_description=f"Phantom {job.region}, {name}",
+        series_description=f"{job.region} phantom, {name}",
         study_datetime=job.study_datetime,
         body_part=job.region.upper(),
         kernel=f"HANN{100 * settings.hann_cutoff:.0f}",
@@ -200,6 +202,28 @@ def _write_series(
         exposure_mas=exposure_mas,
         slice_thickness_mm=settings.slice_thickness_mm,
         comment=f"Dose fraction {dose:g}, seed {settings.seed}.",
+    )
+
+
+def _identity(job: Job) -> str:
+    """Canonical text of all that decides a patient's images but their dose, as a part of deterministic UIDs.
+
+    So one UID never names two contents: presets share seeds and patient ids, and protocols get edited.
+    """
+    settings = job.settings
+    return json.dumps(
+        {
+            "patient_id": job.patient_id,
+            "entropy": [settings.seed, *job.entropy],
+            "protocol": settings.protocols[job.region].model_dump(),
+            "matrix": settings.matrix,
+            "views": settings.views,
+            "hann_cutoff": settings.hann_cutoff,
+            "slice_thickness_mm": settings.slice_thickness_mm,
+            "study_datetime": job.study_datetime.isoformat(),
+            "product_version": __version__,
+        },
+        sort_keys=True,
     )
 
 

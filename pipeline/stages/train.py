@@ -22,6 +22,7 @@ from pipeline.stages.families import build_plan, build_training
 from pipeline.tracking import project_root, register_bundle, start_run, write_run_json
 
 RUN_FILE = "run.json"
+LAST_FILE = "last.safetensors"
 ROOMS = ("data", "engine", "losses", "metrics", "models", "objectives", "transforms")
 CODE = ("hu.py", "stages/families.py", *(f"{room}/*.py" for room in ROOMS))
 """What decides the weights: a resume state of other code is not continued."""
@@ -64,13 +65,21 @@ def run(name: str, preset: str) -> None:
             log=tracked,
             progress=Progress(name),
         )
-        bundle = replace(training.bundle, name=name, config_digest=file_sha256(config), data_digest=digest)
+        bundle = replace(
+            training.bundle,
+            name=name,
+            precision="bf16" if hardware.bf16 else "fp32",
+            config_digest=file_sha256(config),
+            data_digest=digest,
+        )
         folder = layout.model(name)
         folder.mkdir(parents=True, exist_ok=True)
+        for old in (layout.bundle(name), folder / LAST_FILE):
+            old.unlink(missing_ok=True)  # if this is killed below, no old weights stand beside the new run
         write_run_json(tracked, folder / RUN_FILE)
         write_curves(folder / "curves.csv", outcome.rows)
         training.objective.draw(outcome.networks, folder / "samples.png", bf16=hardware.bf16)
-        _save(folder / "last.safetensors", bundle, outcome.last_score, outcome.last_tensors)
+        _save(folder / LAST_FILE, bundle, outcome.last_score, outcome.last_tensors)
         best = _save(layout.bundle(name), bundle, outcome.best_score, outcome.best_tensors)
         tracked.log_artifact(folder / "curves.csv")
         tracked.log_artifact(folder / "samples.png")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _ALIAS: Final = "champion"
+_SMOKE_RUN: Final = "smoke-"
+"""How the names of runs of the preset `smoke` begin: a few steps on tiny data, to see that it works."""
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def register_bundle(
@@ -45,14 +49,15 @@ def register_bundle(
 
     The alias `champion` goes to the first version, and from then on only to one with a better score under the
     same convention and on the same data. Scores of another convention or other data cannot be compared: the
-    champion stays, and one line says how to move the alias by hand. A store that fails costs a warning: the
-    bundle itself is safe in the model's folder.
+    champion stays, and one line says how to move the alias by hand. Only a champion of the preset `smoke`
+    gives way to any model of another preset. A store that fails costs a warning: the bundle itself is safe in
+    the model's folder.
 
     Args:
         run: the run that trained it; the bundle becomes one of its files.
         bundle: the weights file.
         kind: `denoiser`, `segmenter`, `vae` or `gan`.
-        model_hash: digest of weights and header.
+        model_hash: digest of weights and header, 64 hexadecimal digits.
         score: best validation score.
         higher_is_better: direction of the score.
         convention: name of the score with its convention, e.g. `psnr/redcnn`.
@@ -80,6 +85,8 @@ def register_bundle(
 def champion(kind: str) -> Path | None:
     """The bundle file of the champion of a kind, fetched from the server when there is one.
 
+    Nobody named this model, so one line says which it is.
+
     Returns:
         None when tracking is off or there is no champion.
 
@@ -97,6 +104,7 @@ def champion(kind: str) -> Path | None:
         path = _local_file(version)
     if not path.is_file():
         raise TrackingError(f"{path}: the champion of {name} is gone from {store_name()}; train again")
+    _log.warning("%s", _describe(version))
     return path
 
 
@@ -104,6 +112,7 @@ def _register(name: str, run_id: str, bundle: Path, tags: dict[str, str], *, hig
     client = connect()
     with quiet(), tracking_errors(f"register {name}"), exclusive():
         _ensure_registered(client, name)
+        tags = {**tags, "run": str(client.get_run(run_id).info.run_name)}
         version = _find_version(client, name, tags["model_hash"])
         if version is None:
             version = _create_version(client, name, run_id, bundle, tags)
@@ -157,6 +166,8 @@ def _deserves_alias(holder: Any | None, version: Any, *, higher_is_better: bool)
         return False
     if holder is None:
         return True
+    if _is_smoke(holder) and not _is_smoke(version):
+        return True
     if any(holder.tags.get(tag) != version.tags[tag] for tag in ("convention", "data.sha256")):
         _log.warning(
             "%s: version %s stays champion: version %s was scored on other data or by another convention; "
@@ -171,11 +182,29 @@ def _deserves_alias(holder: Any | None, version: Any, *, higher_is_better: bool)
     return score > best if higher_is_better else score < best
 
 
+def _is_smoke(version: Any) -> bool:
+    return str(version.tags.get("run", "")).startswith(_SMOKE_RUN)
+
+
+def _describe(version: Any) -> str:
+    tags = version.tags
+    return (
+        f"champion of {version.name}: version {version.version} (run {tags.get('run', 'unknown')}, "
+        f"{tags['convention']} {float(tags['score']):.4g}, data {tags['data.sha256'][:12]})"
+    )
+
+
 def _local_file(version: Any) -> Path:
     source = urlsplit(str(version.source))
     if source.scheme in ("", "file"):
         return Path(unquote(source.path))
-    path = project_root() / ".ldct" / "champions" / str(version.tags["model_hash"]) / Path(source.path).name
+    model_hash = str(version.tags.get("model_hash"))
+    if not _SHA256.fullmatch(model_hash):  # a server's text, about to become a folder's name
+        raise TrackingError(
+            f"{store_name()}: version {version.version} of {version.name} has the model_hash "
+            f"{model_hash[:80]!r}, no SHA-256; register the model again, or name its file"
+        )
+    path = project_root() / ".ldct" / "champions" / model_hash / Path(source.path).name
     if not path.is_file():
         from mlflow.artifacts import download_artifacts
 

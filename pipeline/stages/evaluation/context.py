@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,10 +19,12 @@ from pipeline.config.evaluate import EvaluateSettings
 from pipeline.data import Case
 from pipeline.data.patches import spread_slices
 from pipeline.hu import ABDOMEN, HEAD, HUWindow
+from pipeline.models.apply import restore_hu
 from pipeline.models.precision import preferred_device, preferred_precision
 
 Item = TypeVar("Item")
 Metrics = dict[str, Any]
+Slice = npt.NDArray[np.float32]
 
 DISPLAY_WINDOWS = {"head": HEAD}
 """Windows of pictures; the abdomen's for every other region."""
@@ -71,9 +73,30 @@ def ready(bundle: Bundle) -> nn.Module:
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def runs_in_bf16(model: nn.Module) -> bool:
-    """Whether layers run in bfloat16: as in prediction, so that scores describe what users get."""
-    return preferred_precision(device_of(model)) == "bf16"
+def restore_with(bundle: Bundle) -> Callable[[Slice], Slice]:
+    """From a low-dose slice (H, W) HU to the denoiser's output.
+
+    Raises:
+        ValueError: the bundle is not a denoiser's.
+    """
+    model, scale = ready(bundle), bundle.scale
+    bf16 = runs_in_bf16(bundle, model)
+    if scale is None:
+        raise ValueError(f"a denoiser is needed, got a bundle of kind {bundle.kind}")
+
+    def restore(image_hu: Slice) -> Slice:
+        restored = restore_hu(model, to_device(image_hu[None], model), scale, bf16=bf16)
+        return np.asarray(restored[0, 0].cpu())
+
+    return restore
+
+
+def runs_in_bf16(bundle: Bundle, model: nn.Module) -> bool:
+    """Whether layers run in bfloat16: only a model trained so, and only where the device computes in it.
+
+    On a wide scale (a unit of 4096 HU) bfloat16 moves in steps of 8 HU, which training in float32 never saw.
+    """
+    return bundle.precision == "bf16" and preferred_precision(device_of(model)) == "bf16"
 
 
 def to_device(image_hu: npt.NDArray[Any], model: nn.Module) -> Tensor:

@@ -13,7 +13,6 @@ from scipy.spatial.distance import pdist
 from torch import Tensor, nn
 
 from pipeline.bundle import Bundle
-from pipeline.config.train import GANSettings, VAESettings
 from pipeline.data import Case
 from pipeline.data.patches import centred_slices
 from pipeline.figures import save_grid
@@ -36,17 +35,16 @@ SPACE: Final = (
 
 
 @torch.no_grad()
-def evaluate_vae(bundle: Bundle, training: VAESettings, context: Context) -> Metrics:
+def evaluate_vae(bundle: Bundle, context: Context) -> Metrics:
     """Bound and its terms on the test slices, active latent dimensions, and the distance of prior samples.
 
     Args:
-        bundle: of a VAE.
-        training: what it was trained with: the view of a slice and the SD of a pixel.
+        bundle: of a VAE; it holds the view of a slice and the SD of a pixel.
         context: cases, settings and where tables and pictures go.
     """
     window, generator = _window(bundle), torch.Generator().manual_seed(context.settings.seed)
     vae = cast(ConvVAE, ready(bundle))
-    real = _real_slices(training, context.test)
+    real = _real_slices(bundle, context.test)
     image = window.to_unit(real).to(device_of(vae))
     mean, log_variance = vae.encode(image)
     reconstruction = vae.decode(mean)
@@ -61,30 +59,29 @@ def evaluate_vae(bundle: Bundle, training: VAESettings, context: Context) -> Met
     _draw_vae(vae, window, real, reconstruction.cpu(), samples, context)
     return {
         "slices": len(real),
-        **_bound(vae, image, mean, log_variance, generator, noise_sd=training.noise_sd),
+        **_bound(vae, image, mean, log_variance, generator, noise_sd=bundle.training["noise_sd"]),
         "active_dimensions": int((activity > ACTIVE_VARIANCE).sum()),
         "latent_dimensions": vae.latent_dimensions,
         "reconstruction_rmse_hu": float((reconstruction - image).square().mean().sqrt()) * window.width,
-        **_distances(samples, training, context),
+        **_distances(samples, bundle, context),
     }
 
 
 @torch.no_grad()
-def evaluate_gan(bundle: Bundle, training: GANSettings, context: Context) -> Metrics:
+def evaluate_gan(bundle: Bundle, context: Context) -> Metrics:
     """Distance between samples and test slices, with the distance between real slices as its floor.
 
     Args:
-        bundle: of a GAN.
-        training: what it was trained with: the view of a slice.
+        bundle: of a GAN; it holds the view of a slice.
         context: cases, settings and where tables and pictures go.
     """
     window, generator = _window(bundle), torch.Generator().manual_seed(context.settings.seed)
     network = cast(DCGANGenerator, ready(bundle))
     samples = (network(_codes(network.latent_dimensions, generator, network, context)).cpu() + 1) / 2
-    real = _real_slices(training, context.test)
+    real = _real_slices(bundle, context.test)
     _save(context, "samples.png", samples[:GRID], window, "samples of the generator")
     _save(context, "real.png", window.to_unit(_spread(real, GRID)), window, "real slices of test patients")
-    return {"slices": len(real), **_distances(samples, training, context)}
+    return {"slices": len(real), **_distances(samples, bundle, context)}
 
 
 def _bound(
@@ -103,11 +100,11 @@ def _bound(
     return {"reconstruction_nats": misfit, "kl_nats": kl, "negative_elbo_nats": misfit + kl}
 
 
-def _distances(samples: Tensor, training: VAESettings | GANSettings, context: Context) -> Metrics:
+def _distances(samples: Tensor, bundle: Bundle, context: Context) -> Metrics:
     """MMD² of samples (N, 1, S, S) in [0, 1] to test slices, and that of validation slices as the floor."""
-    window = HUWindow(training.data.window.low, training.data.window.high)
-    test = window.to_unit(_real_slices(training, context.test))[:, 0].numpy()
-    validation = window.to_unit(_real_slices(training, context.validation))[:, 0].numpy()
+    window = _window(bundle)
+    test = window.to_unit(_real_slices(bundle, context.test))[:, 0].numpy()
+    validation = window.to_unit(_real_slices(bundle, context.validation))[:, 0].numpy()
     drawn = samples[:, 0].numpy()
     return {
         "mmd2": rbf_mmd(drawn, test),
@@ -184,11 +181,11 @@ def _window(bundle: Bundle) -> HUWindow:
     return bundle.window
 
 
-def _real_slices(training: VAESettings | GANSettings, cases: Sequence[Case]) -> Tensor:
+def _real_slices(bundle: Bundle, cases: Sequence[Case]) -> Tensor:
     """All normal-dose slices of the cases as the model sees them: (N, 1, S, S) HU."""
-    data = training.data
+    image_size, field_of_view_mm = bundle.arguments["image_size"], bundle.training["field_of_view_mm"]
     views = [
-        centred_slices(case, image_size=data.image_size, field_of_view_mm=data.field_of_view_mm)
+        centred_slices(case, image_size=image_size, field_of_view_mm=field_of_view_mm)
         for case in progress(cases, "reading slices")
     ]
     return torch.cat(views)

@@ -29,28 +29,25 @@ from pipeline.metrics import (
     summarise,
     tissue_regions,
 )
-from pipeline.models.apply import restore_hu
 from pipeline.models.baselines import BASELINES, gaussian
 from pipeline.stages.evaluation.context import (
     Context,
     Metrics,
+    Slice,
     chosen_slices,
     display_window,
     one_per_anatomy,
     progress,
-    ready,
-    runs_in_bf16,
-    to_device,
+    restore_with,
 )
 
-Slice = npt.NDArray[np.float32]
 INPUT: Final = "input"
 RESTORED: Final = "restored"
 NORMAL_DOSE: Final = "normal_dose"
 TRUTH: Final = "truth"
 DIFFERENCE: Final = HUWindow(-30, 30)
 SMOOTHING_PIXELS: Final = 2.0
-"""Without a truth, regions and noise refer to the normal dose smoothed by this sigma."""
+"""Without a truth, regions are cut from the normal dose smoothed by this sigma; noise is not measured."""
 ZOOM_PIXELS: Final = 192
 
 
@@ -61,6 +58,7 @@ def evaluate_restoration(bundle: Bundle, context: Context) -> Metrics:
         DataError: a case's dose fraction and kind of noise do not fit each other.
     """
     settings = context.settings.restoration
+    limits = _limits(context.test)
     conventions = [convention(name) for name in settings.conventions]
     amounts = tune_baselines(context.validation, settings, conventions[0])
     methods = _methods(bundle, amounts)
@@ -84,7 +82,8 @@ def evaluate_restoration(bundle: Bundle, context: Context) -> Metrics:
         "slices": len(slices),
         "conventions": {chosen.name: chosen.describe() for chosen in conventions},
         "baselines": amounts,
-        **_limits(context.test),
+        "baselines_at_grid_end": at_grid_end(amounts, settings),
+        **limits,
         **metrics,
     }
 
@@ -113,6 +112,13 @@ def tune_baselines(
         name: max(values, key=lambda value: scored[name, value])
         for name, values in settings.baselines.items()
     }
+
+
+def at_grid_end(amounts: Mapping[str, float], settings: RestorationSettings) -> dict[str, float]:
+    """The chosen values that are the smallest or largest of at least three: a better one may lie beyond."""
+    grids = settings.baselines.items()
+    ends = {name: (min(values), max(values)) for name, values in grids if len(values) > 2}
+    return {name: amounts[name] for name in ends if amounts[name] in ends[name]}
 
 
 def verdict(scores: Mapping[str, Mapping[str, float]], convention_name: str) -> str:
@@ -144,24 +150,6 @@ def _methods(bundle: Bundle, amounts: Mapping[str, float]) -> dict[str, Callable
     for name, amount in amounts.items():
         methods[name] = lambda image, denoise=BASELINES[name], amount=amount: denoise(image, amount)  # type: ignore[misc]
     return methods
-
-
-def restore_with(bundle: Bundle) -> Callable[[Slice], Slice]:
-    """From a low-dose slice (H, W) HU to the denoiser's output.
-
-    Raises:
-        ValueError: the bundle is not a denoiser's.
-    """
-    model, scale = ready(bundle), bundle.scale
-    bf16 = runs_in_bf16(model)
-    if scale is None:
-        raise ValueError(f"a denoiser is needed, got a bundle of kind {bundle.kind}")
-
-    def restore(image_hu: Slice) -> Slice:
-        restored = restore_hu(model, to_device(image_hu[None], model), scale, bf16=bf16)
-        return np.asarray(restored[0, 0].cpu())
-
-    return restore
 
 
 def _references(case: Case, index: int) -> dict[str, Slice]:
@@ -210,7 +198,7 @@ def _tissue_rows(case: Case, index: int, outputs: Mapping[str, Slice]) -> list[d
             "slice": index,
             "tissue": tissue,
             "method": method,
-            "noise_sd_hu": noise_sd_hu(image, noise_free, region),
+            "noise_sd_hu": noise_sd_hu(image, noise_free, region) if TRUTH in references else None,
             **{
                 f"bias_against_{name}_hu": mean_difference_hu(image, reference, region)
                 for name, reference in references.items()
@@ -230,21 +218,33 @@ def _summarise(scores: pd.DataFrame, tissue: pd.DataFrame, context: Context) -> 
             score: _over_patients(rows, score, generator).mean for score in ("psnr_db", "ssim", "rmse_hu")
         }
         metrics.setdefault(f"against_{reference}", {}).setdefault(name, {})[method] = values
-    primary = context.settings.restoration.conventions[0]
     for (reference, name), rows in scores.groupby(["reference", "convention"], sort=False):
         for method, gain in _gains(rows, generator).items():
             values = metrics[f"against_{reference}"][name][method]
             values["gain_db"] = gain.mean
             if gain.interval is not None:
                 values["gain_95_low_db"], values["gain_95_high_db"] = gain.interval
-            if (reference, name, method) == (NORMAL_DOSE, primary, RESTORED):
-                metrics["gain_by_patient_db"] = dict(gain.patients)
+    primary = context.settings.restoration.conventions[0]
+    metrics["by_patient"] = _by_patient(scores[scores["convention"] == primary])
     for column in [name for name in map(str, tissue.columns) if name.endswith("_hu")]:
         wanted = tissue.dropna(subset=[column])
         for (region, method), rows in wanted.groupby(["tissue", "method"], sort=False):
             mean = _over_patients(rows, column, generator).mean
             metrics.setdefault(column, {}).setdefault(str(region), {})[str(method)] = mean
     return metrics
+
+
+def _by_patient(rows: pd.DataFrame) -> Metrics:
+    """For each patient and reference the mean PSNR of the input and of the network, and the gain."""
+    table: Metrics = {}
+    for (patient, reference), own in rows.groupby(["patient", "reference"], sort=False):
+        psnr_db = own.groupby("method")["psnr_db"].mean()
+        table.setdefault(str(patient), {})[str(reference)] = {
+            "input_psnr_db": float(psnr_db[INPUT]),
+            "restored_psnr_db": float(psnr_db[RESTORED]),
+            "gain_db": float(psnr_db[RESTORED] - psnr_db[INPUT]),
+        }
+    return table
 
 
 def _gains(rows: pd.DataFrame, generator: np.random.Generator) -> dict[str, Summary]:

@@ -25,10 +25,10 @@ from pipeline.stages.evaluation.context import (
     one_per_anatomy,
     progress,
     ready,
+    restore_with,
     runs_in_bf16,
     to_device,
 )
-from pipeline.stages.evaluation.restoration import restore_with
 
 Image = npt.NDArray[Any]
 Labels = npt.NDArray[np.uint8]
@@ -93,7 +93,7 @@ def _segment_with(bundle: Bundle) -> Callable[[Image, Case], Labels]:
     if bundle.kind != "segmenter" or bundle.window is None:
         raise ValueError(f"a segmenter is needed, got a bundle of kind {bundle.kind}")
     model, window = ready(bundle), bundle.window
-    bf16 = runs_in_bf16(model)
+    bf16 = runs_in_bf16(bundle, model)
 
     def segment(image_hu: Image, case: Case) -> Labels:
         _, row_mm, column_mm = case.spacing_mm
