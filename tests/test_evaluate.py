@@ -16,7 +16,7 @@ from pipeline.bundle import Bundle, load_bundle, save_bundle
 from pipeline.config import load_settings
 from pipeline.config.evaluate import BaselineName, ConventionName, EvaluateSettings, RestorationSettings
 from pipeline.config.layout import Layout
-from pipeline.data import Case, read_cases, write_index, write_volume
+from pipeline.data import Case, read_cases, read_volume, write_index, write_volume
 from pipeline.data.patches import centred_slices
 from pipeline.errors import BundleError, ConfigError, DataError
 from pipeline.hu import RED_CNN_PAPER, WATER_CENTRED, HUWindow
@@ -207,6 +207,17 @@ def test_segmenter_is_scored_per_organ(layout, monkeypatch):
     assert list(dices) == ["normal_dose"]
     assert dices["normal_dose"] == {"body": 1.0, "liver": 1.0, "mean": 1.0}
     assert (layout.evaluation("unet") / "overlays.png").exists()
+
+
+def test_organ_found_in_a_patient_without_it_is_counted_in_ml(layout, monkeypatch):
+    save_threshold(layout, monkeypatch)
+    mask = np.full_like(read_volume(layout.cases / "p1" / "mask.nii"), BODY)
+    write_volume(layout.cases / "p1" / "mask.nii", mask, np.eye(4), "uint8")
+    evaluate.run("unet", "smoke")
+    metrics = metrics_of(layout, "unet")
+    liver_voxels_of_1_mm3 = 2 * 20 * 18  # in the two slices that the settings ask for
+    assert metrics["false_ml_where_absent"]["normal_dose"]["liver"] == liver_voxels_of_1_mm3 / 1000
+    assert metrics["dice"]["normal_dose"]["liver"] == 1.0
 
 
 def test_task_compares_normal_low_and_restored_dose(layout, monkeypatch):

@@ -85,6 +85,7 @@ def _evaluate(bundle: Bundle, labels: LabelTable, images: Mapping[str, Images], 
         "slices": len(slices),
         "aggregation": AGGREGATION,
         "dice": _mean_dice(table, np.random.default_rng(context.settings.seed)),
+        "false_ml_where_absent": _mean_false_ml(table),
     }
 
 
@@ -123,21 +124,25 @@ def _class_of_label(bundle: Bundle, table: LabelTable) -> Labels:
 def _dice_table(
     bundle: Bundle, slices: Sequence[tuple[Case, int]], label_maps: Sequence[Mapping[str, Labels]]
 ) -> pd.DataFrame:
-    """One row per patient, kind of image and organ that the patient's slices show."""
+    """One row per patient, kind of image and organ; no Dice where the slices do not show the organ."""
     rows = []
     for patient in dict.fromkeys(case.patient_id for case, _ in slices):
-        own = [maps for (case, _), maps in zip(slices, label_maps, strict=True) if case.patient_id == patient]
-        pooled = {kind: np.concatenate([maps[kind].ravel() for maps in own]) for kind in own[0]}
+        own = [
+            (maps, float(np.prod(case.spacing_mm)) / 1000)
+            for (case, _), maps in zip(slices, label_maps, strict=True)
+            if case.patient_id == patient
+        ]
+        pooled = {kind: np.concatenate([maps[kind].ravel() for maps, _ in own]) for kind in own[0][0]}
         reference = pooled.pop(REFERENCE)
         rows += [
             {
                 "patient": patient,
                 "images": kind,
                 "organ": organ,
-                "dice": dice(members(predicted), members(reference)),
+                "dice": dice(members(predicted), members(reference)) if members(reference).any() else None,
+                "found_ml": sum(voxel_ml * int(members(maps[kind]).sum()) for maps, voxel_ml in own),
             }
             for organ, members in _organs(bundle).items()
-            if members(reference).any()
             for kind, predicted in pooled.items()
         ]
     return pd.DataFrame(rows)
@@ -156,10 +161,18 @@ def _organs(bundle: Bundle) -> dict[str, Callable[[Labels], npt.NDArray[np.bool_
 def _mean_dice(table: pd.DataFrame, generator: np.random.Generator) -> Metrics:
     """For each kind of image the mean Dice of each organ, and the mean of these."""
     means: Metrics = {}
-    for (kind, organ), rows in table.groupby(["images", "organ"], sort=False):
+    for (kind, organ), rows in table.dropna(subset="dice").groupby(["images", "organ"], sort=False):
         patients = {str(patient): list(values) for patient, values in rows.groupby("patient")["dice"]}
         means.setdefault(str(kind), {})[str(organ)] = summarise(patients, generator).mean
     return {kind: {**organs, "mean": float(np.mean(list(organs.values())))} for kind, organs in means.items()}
+
+
+def _mean_false_ml(table: pd.DataFrame) -> Metrics:
+    """For each kind of image and organ the mean volume found in patients without it, unseen by Dice."""
+    false: Metrics = {}
+    for (kind, organ), rows in table[table["dice"].isna()].groupby(["images", "organ"], sort=False):
+        false.setdefault(str(kind), {})[str(organ)] = float(rows["found_ml"].mean())
+    return false
 
 
 def _draw(
