@@ -33,9 +33,11 @@ def main() -> None:
     """Measure a preset, print the numbers and keep them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="demo")
-    preset = parser.parse_args().preset
+    parser.add_argument("--keep", type=Path, help="work in this new folder and leave it, to look around in")
+    arguments = parser.parse_args()
+    preset = arguments.preset
     with tempfile.TemporaryDirectory(prefix="ldct-benchmark-") as scratch:
-        project = Path(scratch)
+        project = arguments.keep or Path(scratch)
         copy_checkout(project, preset)
         with peak_memory() as peak_mib:
             total, stages = time_repro(project)

@@ -157,6 +157,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
         part = Path(scratch) / path.name
         save_file(plain, part, metadata=dict(metadata))
+        part.chmod(0o644)  # safetensors writes for its owner alone
         part.replace(path)
 
 
@@ -193,6 +194,8 @@ def load_bundle(path: Path, kind: str | None = None) -> Bundle:
 
 
 def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
+    if path.is_dir():
+        raise BundleError(f"{path}: a folder; name the bundle.safetensors in it")
     if not path.is_file():
         raise BundleError(f"{path}: no such bundle; train one (dvc repro) or name another file")
     try:
@@ -201,7 +204,9 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
             tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as broken:
         reason = " ".join(str(broken).split())
-        raise BundleError(f"{path}: not a readable safetensors file: {reason}") from None
+        raise BundleError(
+            f"{path}: not a readable safetensors file ({reason}); copy it again or train again"
+        ) from None
     if _METADATA_KEY not in metadata:
         raise BundleError(f"{path}: a safetensors file, but no bundle; name one that ldct train wrote")
     return metadata[_METADATA_KEY], tensors

@@ -63,7 +63,7 @@ Preset = Annotated[
 @app.callback()
 def _ldct(
     *,
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 (its callback does the work)
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
     ] = False,
@@ -73,6 +73,10 @@ def _ldct(
     `dvc repro` runs the stages below in this order, and only those whose code, data or settings changed.
     Research software: not for diagnosis.
     """
+    if "SOURCE_DATE_EPOCH" in os.environ:  # checked before NumPy, which also reads it, trips over it
+        from pipeline.config.clock import fixed_clock
+
+        fixed_clock(os.environ)
 
 
 @app.command(rich_help_panel="Stages")
@@ -158,7 +162,8 @@ def predict(
 ) -> None:
     """Denoise and segment a folder of DICOM series; nothing is lost, nothing is guessed.
 
-    Ends with 0 when every CT series was done and 3 when some were refused, with one line each saying why.
+    Exit code 0: every CT series is done. 1: nothing was done. 2: wrong usage or settings. 3: some series or
+    files were refused or failed; one line each says why. 130: interrupted.
 
     Example: ldct predict /archive/study /archive/cleaned --strength 0.7
     """

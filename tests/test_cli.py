@@ -108,6 +108,7 @@ def test_predict_needs_no_project_and_ends_with_the_stage_s_code(
         (["train", "evaluate"], "'evaluate' is not one of redcnn"),
         (["evaluate", "vae"], "'vae' is not one of redcnn, task"),
         (["simulate", "--preset", "dmo"], "dmo: no such preset; configs/ has demo, smoke"),
+        (["simulate", "--preset", ""], "'': no such preset; configs/ has demo, smoke"),
         (["predict", "in", "out", "--strength", "1.5"], "less than or equal to 1"),
         (["predict", "in"], "OUT"),
         (["trian"], "trian"),
@@ -192,6 +193,12 @@ def test_help_shows_every_stage_and_version_is_the_package_s(capsys: pytest.Capt
 def test_the_help_of_a_stage_has_an_example(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(stage, "--help") == 0
     assert f"Example: ldct {stage}" in capsys.readouterr().out
+
+
+def test_the_help_of_predict_names_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("predict", "--help") == 0
+    helped = capsys.readouterr().out
+    assert all(f" {code}: " in helped for code in (0, 1, 2, 3, 130))
 
 
 def test_help_imports_nothing_heavy() -> None:

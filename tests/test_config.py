@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.base import Settings, load_settings
+from pipeline.config.predict import PredictSettings
 from pipeline.errors import ConfigError
 
 
@@ -36,7 +37,7 @@ def test_scientific_notation_without_a_dot_is_a_number(tmp_path: Path) -> None:
         ("name: a\noptim: {lr: fast}\n", "unet.yaml: optim.lr: .* got 'fast'"),
         ("name: [\n", "unet.yaml: not valid YAML"),
         ("- 1\n", "unet.yaml: expected `key: value` lines, got list"),
-        ("", "unet.yaml: expected `key: value` lines, got NoneType"),
+        ("", "unet.yaml: name: required key is missing; optim: required key is missing"),
         ("!!python/object/apply:os.system ['true']\n", "unet.yaml: not valid YAML"),
     ],
 )
@@ -50,3 +51,14 @@ def test_bad_settings_are_named_in_one_line(tmp_path: Path, text: str, complaint
 def test_missing_file_says_where_presets_live(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no such settings file; presets live in configs/<preset>/"):
         load_settings(tmp_path / "absent.yaml", Example)
+
+
+@pytest.mark.parametrize("text", ["", "# lr: 1e-4\n", "---\n"])
+def test_settings_without_a_key_are_the_defaults(tmp_path: Path, text: str) -> None:
+    (tmp_path / "predict.yaml").write_text(text, encoding="utf-8")
+    assert load_settings(tmp_path / "predict.yaml", PredictSettings) == PredictSettings()
+
+
+def test_a_folder_as_settings_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\); name a readable YAML file"):
+        load_settings(tmp_path, Example)

@@ -1,6 +1,7 @@
 import logging
 import math
 import os
+from pathlib import Path
 
 import highdicom.spatial
 import numpy as np
@@ -187,6 +188,30 @@ def test_bad_files_are_reported_and_do_not_stop_the_folder(tmp_path):
         "cut.dcm": Code.UNREADABLE,
         report.name: Code.NOT_AN_IMAGE,
     }
+
+
+def test_what_may_not_be_read_is_reported_and_not_passed_over(tmp_path, monkeypatch):
+    save_stack(tmp_path, COLUMN)
+    (tmp_path / "locked").mkdir()
+    open_file, scan_folder = Path.open, os.scandir
+
+    def refuse_file(path, *arguments, **options):
+        if path.name == "003":
+            raise PermissionError(13, "Permission denied", str(path))
+        return open_file(path, *arguments, **options)
+
+    def refuse_folder(path):
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan_folder(path)
+
+    monkeypatch.setattr(Path, "open", refuse_file)
+    monkeypatch.setattr(os, "scandir", refuse_folder)
+    found = discover(tmp_path)
+    assert [(finding.code, finding.message) for finding in found.findings] == [
+        (Code.UNREADABLE, "003: no permission to read it; make it readable"),
+        (Code.UNREADABLE, "locked: the folder cannot be read (Permission denied); make it readable"),
+    ]
 
 
 def test_unknown_transfer_syntax_is_refused_without_a_word_from_pydicom(tmp_path):

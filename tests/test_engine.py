@@ -13,7 +13,7 @@ from pipeline.engine import DivergenceError, OptimizerPlan, Progress, ResumeStor
 from pipeline.engine.ema import WeightAverage
 from pipeline.engine.loop import _step_seed
 from pipeline.errors import PipelineError
-from pipeline.objectives import Turn
+from pipeline.objectives import Score, Turn
 from tests import training_setup
 from tests.ct_cases import write_cases
 from tests.training_setup import STEPS, Recorder, denoiser, digest, gan, run
@@ -181,7 +181,7 @@ def test_progress_writes_ten_plain_lines_where_there_is_no_terminal():
     out = io.StringIO()
     with Progress("redcnn", Console(file=out, width=200)) as progress:
         progress.begin(step=0, steps=50, batch_size=4)
-        progress.best("psnr_db 36.4")
+        progress.best(Score("psnr_db", 36.4, "redcnn", higher_is_better=True))
         for step in range(1, 51):
             progress.advance(step, 0.5)
     lines = out.getvalue().splitlines()

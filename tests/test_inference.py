@@ -342,18 +342,37 @@ def test_a_written_series_that_reads_back_differently_is_dropped(tmp_path, monke
         ("in", "in/out", "in/out: overlaps the input"),
         ("in", ".", "overlaps the input"),
         ("in", "file", "file: a file"),
+        ("in", "file/out", r"file/out: cannot write here \(Not a directory\); name another folder"),
         ("in", "foreign", "foreign: not empty and not written by ldct predict"),
+        ("empty", "out", "empty: no DICOM files here; name a folder that holds CT images"),
         ("foreign", "out", "foreign: no CT series here, only 0 other series and 1 other files"),
     ],
 )
 def test_folders_that_cannot_be_used_are_refused_in_one_line(tmp_path, source, target, complaint):
     write_source(tmp_path / "in")
     (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "readme.txt").write_text("hello")
     with pytest.raises(DataError, match=complaint) as refused:
         run(tmp_path / source, tmp_path / target)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("target", ["out", "new/out"])
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_read(tmp_path, monkeypatch, target):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+
+    def refuse(*, dir):
+        raise PermissionError(13, "Permission denied", str(dir / "tmp347o0i0r"))
+
+    monkeypatch.setattr(folder_module.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(DataError) as refused:
+        run(tmp_path / "in", tmp_path / target)
+    reason = "cannot write here (Permission denied); name another folder"
+    assert str(refused.value) == f"{tmp_path / target}: {reason}"
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_second_run_into_a_folder_that_is_being_written_ends_in_one_line(tmp_path):

@@ -169,6 +169,11 @@ def show_another_patient(folder: Path) -> None:
     write_series(np.roll(phantom_hu(20, seed=2), 16, axis=2), GRID, folder / "low_dose")
 
 
+def copy_the_normal_dose(folder: Path) -> None:
+    shutil.rmtree(folder / "low_dose")
+    shutil.copytree(folder / "normal_dose", folder / "low_dose")
+
+
 def mix_two_series(folder: Path) -> None:
     write_series(phantom_hu(20, seed=2), GRID, folder / "low_dose" / "second")
 
@@ -190,6 +195,7 @@ def leave_out_a_slice(folder: Path) -> None:
         (cut_one_file_short, "CORRUPT_PIXEL_DATA"),
         (shift_low_dose, "c2: the two grids are up to 3.00 mm apart"),
         (show_another_patient, "c2: normal_dose and low_dose do not show the same anatomy (correlation "),
+        (copy_the_normal_dose, "c2: normal_dose and low_dose are the same images; check the paths"),
         (mix_two_series, "c2/low_dose: 2 CT series; a manifest path needs exactly one"),
         (empty_low_dose, "c2/low_dose: 0 CT series"),
     ],

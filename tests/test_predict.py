@@ -9,6 +9,7 @@ import pytest
 from pipeline import tracking
 from pipeline.bundle import Bundle, save_bundle
 from pipeline.config import load_settings
+from pipeline.config.clock import fixed_clock
 from pipeline.config.predict import PredictSettings
 from pipeline.dicom import discover, read_series
 from pipeline.errors import BundleError, ConfigError, DataError
@@ -176,7 +177,7 @@ def test_a_strength_outside_its_range_is_refused(tmp_path, denoiser, strength):
 @pytest.mark.parametrize("epoch", ["noon", "1e400", "99999999999999999999"])
 def test_a_malformed_clock_is_refused(epoch):
     with pytest.raises(ConfigError, match="SOURCE_DATE_EPOCH"):
-        predict.fixed_clock({"SOURCE_DATE_EPOCH": epoch})
+        fixed_clock({"SOURCE_DATE_EPOCH": epoch})
 
 
 def test_the_strength_of_the_command_line_overrides_the_settings(tmp_path, denoiser):

@@ -27,7 +27,7 @@ def load_settings(path: Path, schema: type[S]) -> S:
     """Read one YAML file (YAML 1.2, so `1e-4` is a number) into its settings class.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, or has unknown, missing or invalid keys.
+        ConfigError: the file is missing, cannot be read, is not YAML, or has unknown, missing or invalid keys.
     """
     values = _read_yaml(path)
     try:
@@ -38,13 +38,19 @@ def load_settings(path: Path, schema: type[S]) -> S:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a file; one that is empty, or all comments, has none."""
     try:
         values = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such settings file; presets live in configs/<preset>/") from None
+    except OSError as unreadable:
+        reason = unreadable.strerror or type(unreadable).__name__
+        raise ConfigError(f"{path}: cannot be read ({reason}); name a readable YAML file") from None
     except (YAMLError, UnicodeDecodeError) as broken:
         where = " ".join(str(broken).split())
         raise ConfigError(f"{path}: not valid YAML: {where}") from None
+    if values is None:
+        return {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected `key: value` lines, got {type(values).__name__}")
     return values

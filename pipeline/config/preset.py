@@ -27,10 +27,12 @@ def choose_preset(named: str | None = None) -> str:
     """
     if not CONFIGS.is_dir():
         raise ConfigError(f"{Path.cwd()}: no configs/ folder here; run this in the root of the project")
-    preset = named or load_settings(CONFIGS / "preset.yaml", ActivePreset).preset
+    preset = load_settings(CONFIGS / "preset.yaml", ActivePreset).preset if named is None else named
     known = sorted(folder.name for folder in CONFIGS.iterdir() if folder.is_dir())
     if preset not in known:
-        raise ConfigError(f"{preset}: no such preset; configs/ has {', '.join(known) or 'none'}")
+        raise ConfigError(
+            f"{preset or repr(preset)}: no such preset; configs/ has {', '.join(known) or 'none'}"
+        )
     return preset
 
 

@@ -36,7 +36,7 @@ def read_pair(case: ManifestCase, root: Path) -> tuple[CTSeries, CTSeries]:
 
     Raises:
         DataError: a folder is missing or changed, holds no or several CT series, a series is damaged or not a
-            regular grid, or the two are not on one grid or do not show the same anatomy.
+            regular grid, or the two are on different grids, are the same images, or show other anatomy.
     """
     if case.low_dose is None:
         raise DataError("no low_dose series; fill it in, or simulate the low dose first")
@@ -44,6 +44,8 @@ def read_pair(case: ManifestCase, root: Path) -> tuple[CTSeries, CTSeries]:
     low_dose = _find_series(root / case.low_dose, case.low_dose_sha256)
     check_pair(grid_of(normal_dose), grid_of(low_dose))
     pair = read_series(normal_dose), read_series(low_dose)
+    if np.array_equal(pair[0].hu, pair[1].hu):
+        raise DataError("normal_dose and low_dose are the same images; check the paths in cases.csv")
     check_same_anatomy("low_dose", normal_dose_hu=pair[0].hu, other_hu=pair[1].hu)
     return pair
 

@@ -14,7 +14,7 @@ from pydicom.uid import CTImageStorage
 from pipeline.dicom.geometry import Geometry
 from pipeline.dicom.headers import CT_CLASSES, SliceHeader, can_decode, read_header
 from pipeline.dicom.stacking import has_duplicate_positions, same_orientation, stack_slices
-from pipeline.dicom.verdicts import Code, Finding, Observation, Task, gravest
+from pipeline.dicom.verdicts import Code, Finding, Observation, Task, file_finding, gravest
 from pipeline.errors import DataError
 
 MAX_SLICE_PIXELS: Final = 4096 * 4096
@@ -57,7 +57,7 @@ class SeriesEntry:
 
 @dataclass(frozen=True)
 class Discovery:
-    """Everything found in a folder: its series, and a finding for each file that is no image."""
+    """Everything found in a folder: its series, and a finding for each file or folder that gave no image."""
 
     series: tuple[SeriesEntry, ...]
     findings: tuple[Finding, ...]
@@ -79,7 +79,11 @@ def discover(folder: Path, *, on_file: Callable[[int], None] | None = None) -> D
         raise DataError(f"{folder}: no such folder; name a folder that holds DICOM files")
     slices: list[SliceHeader] = []
     findings: list[Finding] = []
-    for count, path in enumerate(_files(folder), start=1):
+
+    def note_unreadable(error: OSError) -> None:
+        findings.append(_unreadable_folder(error))
+
+    for count, path in enumerate(_files(folder, note_unreadable), start=1):
         header = read_header(path)
         if isinstance(header, SliceHeader):
             slices.append(header)
@@ -90,13 +94,27 @@ def discover(folder: Path, *, on_file: Callable[[int], None] | None = None) -> D
     return Discovery(tuple(_series(slices)), tuple(findings))
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder, followlinks=False):
+def _files(folder: Path, on_unreadable_folder: Callable[[OSError], None]) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder, onerror=on_unreadable_folder, followlinks=False):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(root, name)
-            if not name.startswith(".") and path.is_file():
+            if not name.startswith(".") and _may_be_file(path):
                 yield path
+
+
+def _may_be_file(path: Path) -> bool:
+    """Also true where permission to look is lacking: then reading it reports that."""
+    try:
+        return path.is_file()
+    except PermissionError:
+        return True
+
+
+def _unreadable_folder(error: OSError) -> Finding:
+    folder = Path(error.filename)
+    message = f"{folder.name}: the folder cannot be read ({error.strerror}); make it readable"
+    return file_finding(Code.UNREADABLE, message, folder)
 
 
 def _series(slices: Iterable[SliceHeader]) -> Iterator[SeriesEntry]:

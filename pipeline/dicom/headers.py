@@ -107,6 +107,9 @@ def read_header(path: Path) -> SliceHeader | Finding | None:
         with quiet_pydicom():
             dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_KEYWORDS)
             return _parse(path, dataset)
+    except PermissionError:
+        message = f"{path.name}: no permission to read it; make it readable"
+        return file_finding(Code.UNREADABLE, message, path)
     except Exception as broken:  # noqa: BLE001  whatever a hostile header raises, the folder goes on
         return file_finding(
             Code.UNREADABLE,

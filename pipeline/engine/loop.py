@@ -98,6 +98,8 @@ def train(
     loop = _Loop(objective, session, plan, hardware, store, log, progress)
     with deterministic(), progress:
         progress.begin(step=session.step, steps=plan.steps, batch_size=plan.batch_size)
+        if session.best_score is not None:
+            progress.best(session.best_score)
         for batch in _batches(
             samples, plan, first_step=session.step, pin_memory=hardware.device.type == "cuda"
         ):
@@ -186,7 +188,7 @@ class _Loop:
         if score.beats(self._session.best_score):
             self._session.best_score = score
             self._session.best_tensors = self._session.kept_tensors()
-            self._progress.best(f"{score.metric} {score.value:.5g}")
+            self._progress.best(score)
 
     def _record(self, values: Mapping[str, float]) -> None:
         step = self._session.step

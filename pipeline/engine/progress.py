@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from pipeline.objectives import Score
+
 LINES = 10
 
 
@@ -65,6 +67,6 @@ class Progress:
             line = f"{self._name}: step {step} of {self._steps}, {status}, {remaining:.0f} s left"
             self._console.print(line, highlight=False, soft_wrap=True)
 
-    def best(self, score: str) -> None:
-        """There is a new best score, e.g. `psnr_db 36.4`."""
-        self._score = f"best {score}"
+    def best(self, score: Score) -> None:
+        """There is a new best score."""
+        self._score = f"best {score.metric} {score.value:.5g}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -90,21 +91,35 @@ def run_folder(
 
 
 def check_folders(source: Path, target: Path) -> None:
-    """Refuse folders inside each other: results must never become input.
+    """Refuse folders inside each other (results must never become input) and a target that cannot be written.
 
     Raises:
-        DataError: `source` is missing, `target` is a file, or one of them holds the other.
+        DataError: `source` is missing, one of them holds the other, or `target` is a file or not writable.
     """
     if not source.is_dir():
         raise DataError(f"{source}: no such folder; name a folder that holds DICOM files")
-    if target.exists() and not target.is_dir():
-        raise DataError(f"{target}: a file; name a folder for the results")
     results, images = target.resolve(), source.resolve()
     if results.is_relative_to(images) or images.is_relative_to(results):
         raise DataError(f"{target}: overlaps the input {source}; name a separate folder for the results")
+    _check_writable(target)
+
+
+def _check_writable(target: Path) -> None:
+    """Try a nameless file in `target`, or in the nearest folder above it that exists; nothing is left behind."""
+    try:
+        if target.is_file():
+            raise DataError(f"{target}: a file; name a folder for the results")
+        nearest = next(folder for folder in (target, *target.parents) if folder.exists())
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise DataError(f"{target}: cannot write here ({reason}); name another folder") from None
 
 
 def _check_anything_to_do(source: Path, discovery: Discovery, plans: Sequence[Plan]) -> None:
+    if not plans and not discovery.findings:
+        raise DataError(f"{source}: no DICOM files here; name a folder that holds CT images")
     verdicts = [plan.planned.verdict for plan in plans] + [finding.verdict for finding in discovery.findings]
     if all(verdict == Verdict.SKIPPED for verdict in verdicts):
         raise DataError(

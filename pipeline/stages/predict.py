@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from pipeline import tracking
 from pipeline.bundle import Bundle, load_bundle
 from pipeline.config import load_settings
+from pipeline.config.clock import fixed_clock
 from pipeline.config.predict import PredictSettings
 from pipeline.dicom import Verdict
 from pipeline.errors import BundleError, ConfigError, DataError
@@ -71,21 +72,6 @@ def run(
             observer=terminal,
         )
     return exit_code(outcomes)
-
-
-def fixed_clock(environment: Mapping[str, str]) -> datetime | None:
-    """The time that SOURCE_DATE_EPOCH (seconds since 1970) sets for everything written.
-
-    Raises:
-        ConfigError: the variable is no number of seconds.
-    """
-    epoch = environment.get("SOURCE_DATE_EPOCH")
-    if not epoch:
-        return None
-    try:
-        return datetime.fromtimestamp(int(epoch), UTC)
-    except (ValueError, OverflowError, OSError):
-        raise ConfigError(f"SOURCE_DATE_EPOCH={epoch}: not a number of seconds since 1970") from None
 
 
 def _secret_path(environment: Mapping[str, str], *, apart_from: Sequence[Path]) -> Path:

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,10 @@ from rich.progress import track
 
 from pipeline import __version__
 from pipeline.config import Layout, load_settings
+from pipeline.config.clock import fixed_clock
 from pipeline.config.simulate import Patients, Region, SimulateSettings
 from pipeline.data.volumes import write_volume
 from pipeline.dicom import Geometry, deterministic_uid, write_ct_series
-from pipeline.errors import ConfigError
 from pipeline.manifest import ManifestCase, folder_sha256, write_manifest, write_split
 from pipeline.projector import ParallelBeam
 from pipeline.simulate import REGIONS, Phantom, Scanner, make_phantom
@@ -103,14 +103,9 @@ def _jobs(settings: SimulateSettings, layout: Layout) -> list[Job]:
 
 
 def _study_datetime(default: datetime) -> datetime:
-    """The injected clock: `SOURCE_DATE_EPOCH` where it is set (reproducible-builds.org), else the setting."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    if not epoch:
-        return default
-    try:
-        return datetime.fromtimestamp(int(epoch), UTC).replace(tzinfo=None)
-    except (ValueError, OverflowError, OSError):
-        raise ConfigError(f"SOURCE_DATE_EPOCH={epoch}: not a time in seconds; correct or unset it") from None
+    """The injected clock where it is set, else the setting."""
+    clock = fixed_clock(os.environ)
+    return default if clock is None else clock.replace(tzinfo=None)
 
 
 def _outcomes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[str, Factors]]:
