@@ -364,8 +364,8 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_read(tmp_pa
     (tmp_path / "in").mkdir()
     (tmp_path / "out").mkdir()
 
-    def refuse(*, dir):
-        raise PermissionError(13, "Permission denied", str(dir / "tmp347o0i0r"))
+    def refuse(**where):
+        raise PermissionError(13, "Permission denied", str(where["dir"] / "tmp0"))
 
     monkeypatch.setattr(folder_module.tempfile, "TemporaryFile", refuse)
     with pytest.raises(DataError) as refused:

@@ -105,7 +105,7 @@ def check_folders(source: Path, target: Path) -> None:
 
 
 def _check_writable(target: Path) -> None:
-    """Try a nameless file in `target`, or in the nearest folder above it that exists; nothing is left behind."""
+    """Try a nameless file in `target`, or in the nearest folder above it that exists; nothing stays."""
     try:
         if target.is_file():
             raise DataError(f"{target}: a file; name a folder for the results")
