@@ -162,8 +162,9 @@ def predict(
 ) -> None:
     """Denoise and segment a folder of DICOM series; nothing is lost, nothing is guessed.
 
-    Exit code 0: every CT series is done. 1: nothing was done. 2: wrong usage or settings. 3: some series or
-    files were refused or failed; one line each says why. 130: interrupted.
+    Exit code 0: every CT series is done. 1: nothing was done.
+    2: wrong usage or settings. 3: some series or files were refused or failed,
+    with one line each saying why. 130: interrupted.
 
     Example: ldct predict /archive/study /archive/cleaned --strength 0.7
     """

@@ -27,7 +27,7 @@ def load_settings(path: Path, schema: type[S]) -> S:
     """Read one YAML file (YAML 1.2, so `1e-4` is a number) into its settings class.
 
     Raises:
-        ConfigError: the file is missing, cannot be read, is not YAML, or has unknown, missing or invalid keys.
+        ConfigError: the file is missing, unreadable, not YAML, or has unknown, missing or invalid keys.
     """
     values = _read_yaml(path)
     try:
