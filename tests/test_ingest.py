@@ -9,7 +9,7 @@ import pytest
 import SimpleITK
 
 from pipeline.data import data_digest, read_cases, read_fingerprint, write_volume
-from pipeline.dicom import Geometry, write_ct_series
+from pipeline.dicom import Geometry, discover, read_series, write_ct_series
 from pipeline.errors import ConfigError, DataError
 from pipeline.manifest import ManifestCase, folder_sha256, write_manifest, write_split
 from pipeline.stages import ingest
@@ -284,14 +284,18 @@ def test_several_processes_give_what_one_gives(project, capsys):
 @pytest.mark.real
 def test_a_real_chest_keeps_its_noise_and_its_slice_order(tmp_path, monkeypatch, real_data):
     monkeypatch.chdir(tmp_path)
-    series = "ct/lidc_0314_chest_1mm"  # about 24 HU of noise; file names are not in order of position
-    folder = real_data / series
+    folder = real_data / "ct" / "lidc_0314_chest_1mm"  # noise 24 HU, files unordered
+    shutil.copytree(folder, tmp_path / "images" / "normal_dose")
+    (entry,) = discover(folder).series
+    noisier = read_series(entry).hu + np.random.default_rng(0).normal(0, 30, entry.geometry.shape)
+    write_series(noisier, entry.geometry, tmp_path / "images" / "low_dose")
     (tmp_path / "configs" / "real").mkdir(parents=True)
     shutil.copy(LABELS, tmp_path / "configs")
     (tmp_path / "configs" / "real" / "ingest.yaml").write_text(
-        "manifest: manifest\nsplit: all\nroot: $LDCT_REAL_DATA\nworkers: 1\n"
+        "manifest: manifest\nsplit: all\nroot: images\nworkers: 1\n"
     )
-    write_manifest(tmp_path / "manifest", [ManifestCase("a", "a", "chest", 1.0, "shared", series, series)])
+    case = ManifestCase("a", "a", "chest", 0.4, "shared", "normal_dose", "low_dose")
+    write_manifest(tmp_path / "manifest", [case])
     write_split(tmp_path / "manifest", "all", {"a": "test"})
     ingest.run("real")
     (case,) = read_cases(tmp_path / "data" / "real" / "cases")
