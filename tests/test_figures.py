@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.figures import Panel, save_curves, save_grid, save_panels
+from pipeline.figures import CurvePanel, Panel, save_curve_panels, save_grid, save_panels
 from pipeline.hu import ABDOMEN, HUWindow
 
 RAMP = np.tile(np.linspace(-200, 300, 64, dtype=np.float32), (48, 1))
@@ -59,14 +59,15 @@ def test_grid_of_any_count_is_written(tmp_path, count):
 
 def test_curves_may_differ_in_length(tmp_path):
     curves = {"training": ([0, 1, 2], [3.0, 2.0, 1.0]), "validation": ([1], [2.5])}
-    save_curves(tmp_path / "c.png", curves, x_label="step", y_label="loss")
+    panels = [CurvePanel("loss", curves, {"input": 2.8})]
+    save_curve_panels(tmp_path / "c.png", panels, x_label="step")
     assert len(pixels(tmp_path / "c.png"))
 
 
 def test_nothing_to_draw_is_a_mistake(tmp_path):
     with pytest.raises(ValueError, match="at least one panel"):
         save_panels(tmp_path / "p.png", [])
-    with pytest.raises(ValueError, match="at least one curve"):
-        save_curves(tmp_path / "c.png", {}, x_label="x", y_label="y")
+    with pytest.raises(ValueError, match="save_curve_panels needs at least one panel"):
+        save_curve_panels(tmp_path / "c.png", [], x_label="step")
     with pytest.raises(ValueError, match="images"):
         save_grid(tmp_path / "g.png", np.zeros((0, 4, 4)), ABDOMEN)

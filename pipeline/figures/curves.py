@@ -31,30 +31,6 @@ class CurvePanel:
     references: Mapping[str, float] = field(default_factory=dict)
 
 
-def save_curves(
-    path: Path,
-    curves: Curves,
-    *,
-    x_label: str,
-    y_label: str,
-    title: str | None = None,
-) -> None:
-    """Write labelled curves, each a pair of x and y values, as one PNG.
-
-    Raises:
-        ValueError: there is no curve.
-    """
-    if not curves:
-        raise ValueError("save_curves needs at least one curve")
-    figure = new_figure(6, 3.6, title)
-    axes = figure.subplots()
-    _plot(axes, curves)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.legend(fontsize=8)
-    save_png(figure, path)
-
-
 def save_curve_panels(path: Path, panels: Sequence[CurvePanel], *, x_label: str, columns: int = 4) -> None:
     """Write small plots side by side, `columns` to a row, as one PNG.
 
