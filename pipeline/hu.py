@@ -93,3 +93,11 @@ WATER_CENTRED: Final = HUScale(zero_hu=0.0, unit_hu=1000.0)
 
 RED_CNN_PAPER: Final = HUScale(zero_hu=-1024.0, unit_hu=4096.0)
 """[-1024, 3072] HU to [0, 1], as published (Chen et al. 2017, doi:10.1109/TMI.2017.2715284)."""
+
+
+def display_window(region: str | None) -> HUWindow:
+    """The window in which a body region is drawn, whatever its spelling.
+
+    The abdomen's for all but the head: it shows the noise of a chest better than the lung window.
+    """
+    return HEAD if (region or "").lower() in ("head", "brain") else ABDOMEN

@@ -3,7 +3,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.hu import ABDOMEN, HEAD, LUNG, RED_CNN_PAPER, WATER_CENTRED, HUScale, HUWindow
+from pipeline.hu import (
+    ABDOMEN,
+    HEAD,
+    LUNG,
+    RED_CNN_PAPER,
+    WATER_CENTRED,
+    HUScale,
+    HUWindow,
+    display_window,
+)
 
 
 def test_windows_are_the_ones_a_radiologist_names() -> None:
@@ -41,3 +50,13 @@ def test_every_int16_hu_survives_the_network_scale(hu: int) -> None:
 def test_impossible_windows_and_scales_are_refused(wrong) -> None:
     with pytest.raises(ValueError, match=r"low < high|positive"):
         wrong()
+
+
+@pytest.mark.parametrize("region", ["head", "HEAD", "BRAIN"])
+def test_a_head_is_drawn_in_its_own_window(region: str) -> None:
+    assert display_window(region) == HEAD
+
+
+@pytest.mark.parametrize("region", ["chest", "abdomen", "", None])
+def test_everything_else_is_drawn_in_the_window_of_the_abdomen(region: str | None) -> None:
+    assert display_window(region) == ABDOMEN

@@ -7,12 +7,10 @@ from pathlib import Path
 
 from pipeline.dicom import CTSeries, SegmentLabel
 from pipeline.figures import Panel, save_panels
-from pipeline.hu import ABDOMEN, HEAD, HUWindow
+from pipeline.hu import HUWindow, display_window
 from pipeline.inference.networks import LabelMap, Volume
 
 DIFFERENCE = HUWindow(low=-30.0, high=30.0)
-_WINDOWS = {"HEAD": HEAD, "BRAIN": HEAD}
-"""By body part; the abdomen's for the rest, as it shows the noise of a chest better than the lung window."""
 
 
 def save_preview(
@@ -27,7 +25,7 @@ def save_preview(
     The first label, the body that the organs lie in, is not coloured.
     """
     middle = len(series.hu) // 2
-    window = _WINDOWS.get((series.entry.body_part or "").upper(), ABDOMEN)
+    window = display_window(series.entry.body_part)
     source = series.hu[middle]
     row = [Panel(source, window, title="source")]
     shown = source

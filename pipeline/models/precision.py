@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from torch import nn
 
 Precision = Literal["fp32", "bf16"]
 
@@ -12,6 +13,11 @@ Precision = Literal["fp32", "bf16"]
 def preferred_device() -> torch.device:
     """The GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network's parameters are."""
+    return next(network.parameters()).device
 
 
 def preferred_precision(device: torch.device) -> Precision:

@@ -14,7 +14,8 @@ from pipeline.hu import HUWindow
 from pipeline.losses import discriminator_loss, nonsaturating_generator_loss
 from pipeline.metrics import detail, rbf_mmd
 from pipeline.models import DCGANGenerator
-from pipeline.objectives.base import Batch, Networks, Score, Turn, device_of
+from pipeline.models.precision import device_of
+from pipeline.objectives.base import Batch, Networks, Score, Turn
 
 DISCRIMINATOR = "discriminator"
 CONVENTION = "RBF-MMD² of image detail, 256 samples of a fixed seed against the validation slices"

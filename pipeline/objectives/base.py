@@ -80,8 +80,3 @@ class Objective(Protocol):
 
     def draw(self, networks: Networks, path: Path, *, bf16: bool) -> None:
         """Write a picture of what the networks do on validation data (PNG)."""
-
-
-def device_of(network: nn.Module) -> torch.device:
-    """Where a network's parameters are."""
-    return next(network.parameters()).device

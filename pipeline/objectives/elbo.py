@@ -13,8 +13,9 @@ from pipeline.figures import save_grid
 from pipeline.hu import HUWindow
 from pipeline.losses import gaussian_reconstruction, kl_divergence
 from pipeline.models import ConvVAE
+from pipeline.models.precision import device_of
 from pipeline.models.vae import reparameterise
-from pipeline.objectives.base import Batch, Networks, Score, Turn, device_of
+from pipeline.objectives.base import Batch, Networks, Score, Turn
 
 COLUMNS = 8
 

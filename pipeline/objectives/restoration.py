@@ -15,7 +15,8 @@ from pipeline.figures import Panel, save_panels
 from pipeline.hu import ABDOMEN, HUScale, HUWindow
 from pipeline.metrics import CONVENTIONS, psnr
 from pipeline.models.apply import restore_hu
-from pipeline.objectives.base import Batch, Networks, Score, Turn, device_of
+from pipeline.models.precision import device_of
+from pipeline.objectives.base import Batch, Networks, Score, Turn
 
 CONVENTION = "redcnn"
 PAIRS_DRAWN = 3

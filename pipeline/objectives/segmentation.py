@@ -15,7 +15,8 @@ from pipeline.figures import Panel, save_panels
 from pipeline.hu import ABDOMEN, HUWindow
 from pipeline.metrics import dice
 from pipeline.models.apply import class_logits
-from pipeline.objectives.base import Batch, Networks, Score, Turn, device_of
+from pipeline.models.precision import device_of
+from pipeline.objectives.base import Batch, Networks, Score, Turn
 
 CONVENTION = "mean Dice of the whole body and each listed organ, validation slices pooled"
 

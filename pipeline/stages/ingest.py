@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import multiprocessing
 import os
 import shutil
@@ -12,7 +11,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from rich.console import Console
@@ -26,12 +24,9 @@ from pipeline.data.fingerprint import CaseStatistics, count_hu, describe, write_
 from pipeline.data.ingestion import ingest_case
 from pipeline.errors import ConfigError, DataError
 from pipeline.figures import Panel, save_panels
-from pipeline.hu import ABDOMEN, HEAD, HUWindow
+from pipeline.hu import HUWindow, display_window
 from pipeline.manifest import ROLES, ManifestCase, digest_of, file_sha256, read_manifest, read_split
 from pipeline.metrics.noise import global_noise_sd_hu
-
-_WINDOWS: Final[Mapping[str, HUWindow]] = {"head": HEAD}
-_GOLDEN_RATIO: Final = 0.618034
 
 
 @dataclass(frozen=True)
@@ -43,6 +38,7 @@ class Job:
     root: Path
     folder: Path
     mask_values: frozenset[int]
+    colours: Mapping[int, tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
@@ -69,10 +65,11 @@ def run(preset: str) -> None:
     cases = read_manifest(settings.manifest)
     roles = read_split(settings.manifest, settings.split, cases)
     labels = load_labels()
-    mask_values = frozenset((*(label.value for label in labels.labels), *labels.outside))
+    colours = {label.value: label.rgb for label in labels.labels}
+    mask_values = frozenset((*colours, *labels.outside))
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     with _staged(layout.cases) as folder:
-        jobs = [Job(case, roles[case.case_id], root, folder, mask_values) for case in cases]
+        jobs = [Job(case, roles[case.case_id], root, folder, mask_values, colours) for case in cases]
         outcomes = track(
             _outcomes(jobs, settings.workers),
             "ingest",
@@ -147,7 +144,7 @@ def _ingest(job: Job) -> Ingested | str:
     except DataError as bad:
         return str(bad)
     case = stored.case
-    _save_picture(job.folder / "qc" / f"{case.case_id}.png", case)
+    _save_picture(job.folder / "qc" / f"{case.case_id}.png", case, job.colours)
     normal_dose, low_dose = (volume.astype(np.float32) for volume in (case.normal_dose(), case.low_dose()))
     statistics = CaseStatistics(
         kernels=stored.kernels,
@@ -169,10 +166,10 @@ def _write_summary(folder: Path, cases: Sequence[Ingested]) -> None:
     write_fingerprint(folder, sha256, {role: describe(some) for role, some in by_role.items() if some})
 
 
-def _save_picture(path: Path, case: Case) -> None:
+def _save_picture(path: Path, case: Case, colours: Mapping[int, tuple[int, int, int]]) -> None:
     """The middle slice: normal dose, low dose, their difference, and the mask where there is one."""
     middle = case.shape[0] // 2
-    window = _WINDOWS.get(case.anatomy, ABDOMEN)
+    window = display_window(case.anatomy)
     normal_dose, low_dose = case.normal_dose()[middle], case.low_dose()[middle]
     difference = low_dose.astype(np.float32) - normal_dose
     limit = max(10.0, float(np.percentile(np.abs(difference), 99)))
@@ -183,15 +180,8 @@ def _save_picture(path: Path, case: Case) -> None:
     ]
     if case.has_mask:
         labels = case.mask()[middle]
-        colours = {int(value): _colour(int(value)) for value in np.unique(labels) if value}
         panels.append(Panel(normal_dose, window, "mask", labels=labels, colours=colours))
     path.parent.mkdir(exist_ok=True)
     save_panels(
         path, [panels], title=f"{case.case_id}: {case.anatomy}, slice {middle + 1} of {case.shape[0]}"
     )
-
-
-def _colour(value: int) -> tuple[int, int, int]:
-    """Neighbouring label values get far-apart hues."""
-    red, green, blue = colorsys.hsv_to_rgb(value * _GOLDEN_RATIO % 1, 0.8, 1.0)
-    return round(255 * red), round(255 * green), round(255 * blue)

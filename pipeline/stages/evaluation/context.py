@@ -18,16 +18,12 @@ from pipeline.bundle import Bundle
 from pipeline.config.evaluate import EvaluateSettings
 from pipeline.data import Case
 from pipeline.data.patches import spread_slices
-from pipeline.hu import ABDOMEN, HEAD, HUWindow
 from pipeline.models.apply import restore_hu
-from pipeline.models.precision import preferred_device, preferred_precision
+from pipeline.models.precision import device_of, preferred_device, preferred_precision
 
 Item = TypeVar("Item")
 Metrics = dict[str, Any]
 Slice = npt.NDArray[np.float32]
-
-DISPLAY_WINDOWS = {"head": HEAD}
-"""Windows of pictures; the abdomen's for every other region."""
 
 
 @dataclass(frozen=True)
@@ -102,13 +98,3 @@ def runs_in_bf16(bundle: Bundle, model: nn.Module) -> bool:
 def to_device(image_hu: npt.NDArray[Any], model: nn.Module) -> Tensor:
     """Slices (N, H, W) as (N, 1, H, W) float32 on the model's device."""
     return torch.from_numpy(np.asarray(image_hu, np.float32)).unsqueeze(1).to(device_of(model))
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's parameters are."""
-    return next(model.parameters()).device
-
-
-def display_window(case: Case) -> HUWindow:
-    """The HU window in which a case is drawn."""
-    return DISPLAY_WINDOWS.get(case.anatomy, ABDOMEN)

@@ -20,8 +20,9 @@ from pipeline.hu import HUWindow
 from pipeline.losses import gaussian_reconstruction, kl_divergence, kl_per_dimension
 from pipeline.metrics import detail, rbf_mmd
 from pipeline.models import ConvVAE, DCGANGenerator
+from pipeline.models.precision import device_of
 from pipeline.models.vae import reparameterise
-from pipeline.stages.evaluation.context import Context, Metrics, device_of, progress, ready
+from pipeline.stages.evaluation.context import Context, Metrics, progress, ready
 
 COLUMNS: Final = 8
 GRID: Final = 64

@@ -14,7 +14,7 @@ from pipeline.config.evaluate import RestorationSettings
 from pipeline.data import Case
 from pipeline.errors import DataError
 from pipeline.figures import Panel, save_panels
-from pipeline.hu import HUWindow
+from pipeline.hu import HUWindow, display_window
 from pipeline.metrics import (
     Convention,
     Summary,
@@ -35,7 +35,6 @@ from pipeline.stages.evaluation.context import (
     Metrics,
     Slice,
     chosen_slices,
-    display_window,
     one_per_anatomy,
     progress,
     restore_with,
@@ -278,7 +277,7 @@ def _draw(pictures: Mapping[tuple[Case, int], Mapping[str, Slice]], context: Con
     """A row per anatomy: before, after, target and difference; and all methods, zoomed into the centre."""
     panels, zooms = [], []
     for (case, index), outputs in pictures.items():
-        window = display_window(case)
+        window = display_window(case.anatomy)
         references = _references(case, index)
         normal_dose = references[NORMAL_DOSE]
         panels.append(

@@ -15,13 +15,13 @@ from pipeline.data import Case
 from pipeline.data.patches import class_lookup
 from pipeline.errors import DataError
 from pipeline.figures import Panel, save_panels
+from pipeline.hu import display_window
 from pipeline.metrics import dice, summarise
 from pipeline.models.apply import class_logits
 from pipeline.stages.evaluation.context import (
     Context,
     Metrics,
     chosen_slices,
-    display_window,
     one_per_anatomy,
     progress,
     ready,
@@ -184,7 +184,7 @@ def _draw(
     colours = {label["value"]: label["rgb"] for label in bundle.labels}
     rows = []
     for (case, index), (hu, label_maps) in pictures.items():
-        window, normal_dose = display_window(case), _normal_dose(case, index)
+        window, normal_dose = display_window(case.anatomy), _normal_dose(case, index)
         row = [
             Panel(normal_dose, window, f"{case.anatomy}, normal dose"),
             Panel(normal_dose, window, REFERENCE, label_maps[REFERENCE], colours),
