@@ -79,16 +79,141 @@ def _ldct(
         fixed_clock(os.environ)
 
 
-@app.command(rich_help_panel="Stages")
-def simulate(preset: Preset = None) -> None:
+simulations = typer.Typer(help="Make phantom patients, or the low dose of scans you have.")
+app.add_typer(simulations, name="simulate", rich_help_panel="Stages")
+
+
+@simulations.callback(invoke_without_command=True)
+def simulate(context: typer.Context, preset: Preset = None) -> None:
     """Make phantom patients: DICOM at normal and low dose, with organ labels and the noise-free truth.
 
     Example: ldct simulate --preset smoke
+
+    The commands below work on scans you have, and prove the physics.
     """
+    if context.invoked_subcommand is not None:
+        return
     chosen = _choose(preset)
     from pipeline.stages import simulate as stage
 
     stage.run(chosen)
+
+
+@simulations.command("dose")
+def simulate_dose(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="Folder with normal-dose CT series, searched to any depth.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the pairs and their manifest.")],
+    dose: Annotated[
+        list[float], typer.Option(help="Share of the dose to keep, e.g. 0.25; repeat it for several doses.")
+    ],
+    flux: Annotated[
+        str,
+        typer.Option(
+            help="Photons per ray at normal dose: `image` reads them from the image's own noise, `tags` from "
+            "kVp, mAs and slice thickness, or a number such as 2e5."
+        ),
+    ] = "image",
+    kernel: Annotated[
+        str,
+        typer.Option(help="Noise texture: `image` matches the series' own, or `ramp`, `hann`, `hann:0.6`."),
+    ] = "image",
+    geometry: Annotated[str, typer.Option(help="Rays of the scanner: `fan` or `parallel`.")] = "fan",
+    bowtie: Annotated[
+        str, typer.Option(help="Bow-tie filter: `auto` (by body part), `body`, `head` or `none`.")
+    ] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same noise.")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Series worked on side by side; without it, one per two cores.")
+    ] = None,
+) -> None:
+    """Add the noise that a lower dose would have had to a folder of normal-dose CT series.
+
+    Every series gets a derived DICOM series per dose, marked SIMULATED, with its own resolution, kernel and
+    artefacts untouched; the predicted and the achieved noise stand beside it. A manifest of the pairs lies in
+    OUT/manifest, ready for `ldct ingest`. A killed run continues where it stopped.
+
+    Exit code 0: every CT series has its partners. 1: none has.
+    2: wrong usage. 3: some series or files were refused or failed, with one line each.
+
+    Example: ldct simulate dose /archive/normal /archive/pairs --dose 0.25 --dose 0.1
+    """
+    from pipeline.stages import dose as stage
+
+    raise typer.Exit(
+        stage.run(
+            source,
+            target,
+            doses=dose,
+            flux=flux,
+            kernel=kernel,
+            geometry=geometry,
+            bowtie=bowtie,
+            seed=seed,
+            workers=workers,
+        )
+    )
+
+
+@simulations.command("validate")
+def simulate_validate(
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Folder for the page and its numbers.")
+    ] = Path("reports/dose"),
+) -> None:
+    """Prove the dose physics on this machine: noise level, spectrum, bias and geometry against the theory.
+
+    Prints each check with its figure and its limit and writes a page with the curves. Exit code 1 when a check
+    fails.
+
+    Example: ldct simulate validate, then open reports/dose/validation.html
+    """
+    from pipeline.stages import validate_dose as stage
+
+    raise typer.Exit(stage.run(target))
+
+
+manifests = typer.Typer(
+    help="Find the pairs in a folder of scans, and check a manifest.", no_args_is_help=True
+)
+app.add_typer(manifests, name="manifest", rich_help_panel="Stages")
+
+
+@manifests.command("scan")
+def manifest_scan(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Root folder of the scans.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="MANIFEST", help="Folder to write, e.g. data_manifests/mayo.")
+    ],
+) -> None:
+    """Write the manifest of a data set: its pairs, pseudonyms, doses, digests and splits.
+
+    Knows the Mayo/AAPM 2016 challenge, the TCIA LDCT-and-Projection-data collection and what `ldct simulate`
+    writes; in any other archive it pairs series of one study, frame of reference and grid. Where two partners
+    fit, it refuses and lists them.
+
+    Example: ldct manifest scan /data/mayo data_manifests/mayo
+    """
+    from pipeline.stages import manifest as stage
+
+    raise typer.Exit(stage.scan(folder, target))
+
+
+@manifests.command("check")
+def manifest_check(
+    manifest: Annotated[
+        Path, typer.Argument(metavar="MANIFEST", help="Manifest folder, e.g. data_manifests/mayo.")
+    ],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder that its paths are relative to.")],
+) -> None:
+    """Verify files, digests, pairing and patient-disjoint splits of a manifest; one line per fault.
+
+    Example: ldct manifest check data_manifests/mayo /data/mayo
+    """
+    from pipeline.stages import manifest as stage
+
+    raise typer.Exit(stage.check(manifest, root))
 
 
 @app.command(rich_help_panel="Stages")

@@ -10,11 +10,12 @@ from ruamel.yaml import YAML
 
 from pipeline.data import read_volume
 from pipeline.dicom import Task, discover, read_series
+from pipeline.dose.photons import ELECTRONIC_VARIANCE, WATER_PER_MM
+from pipeline.dose.scanner import Scanner
 from pipeline.errors import ConfigError
 from pipeline.manifest import read_manifest, read_split
 from pipeline.projector import ParallelBeam
-from pipeline.simulate import Label, Scanner
-from pipeline.simulate.scanner import ELECTRONIC_VARIANCE, WATER_PER_MM
+from pipeline.simulate import Label
 from pipeline.stages import simulate
 
 PROJECT = Path(__file__).parents[1]

@@ -1,7 +1,6 @@
-"""Phantom patients and the scanner that looks at them at any dose."""
+"""Phantom patients."""
 
 from pipeline.simulate.labels import Label
 from pipeline.simulate.phantom import REGIONS, Phantom, make_phantom
-from pipeline.simulate.scanner import Scanner
 
-__all__ = ["REGIONS", "Label", "Phantom", "Scanner", "make_phantom"]
+__all__ = ["REGIONS", "Label", "Phantom", "make_phantom"]

@@ -25,9 +25,10 @@ from pipeline.config.clock import fixed_clock
 from pipeline.config.simulate import Patients, Region, SimulateSettings
 from pipeline.data.volumes import write_volume
 from pipeline.dicom import Geometry, deterministic_uid, write_ct_series
+from pipeline.dose.scanner import Scanner
 from pipeline.manifest import ManifestCase, folder_sha256, write_manifest, write_split
 from pipeline.projector import ParallelBeam
-from pipeline.simulate import REGIONS, Phantom, Scanner, make_phantom
+from pipeline.simulate import REGIONS, Phantom, make_phantom
 from pipeline.simulate.painting import Factors
 
 _SPLIT = "holdout"

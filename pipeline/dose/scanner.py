@@ -9,23 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from pipeline.dose.photons import ELECTRONIC_VARIANCE, LEAST_COUNT, attenuation_per_mm, attenuation_to_hu
 from pipeline.hu import AIR_HU
 from pipeline.projector import ParallelBeam, filtered_back_projection, project
-from pipeline.simulate.fields import Array
 
-WATER_PER_MM: Final = 0.0193
-"""Linear attenuation of water at 70 keV, the mean energy of a 120 kV beam (NIST XCOM), 1/mm."""
-
-ELECTRONIC_VARIANCE: Final = 10.0
-"""Variance of the read-out noise in photons²."""
-
-_LEAST_COUNT: Final = 0.5
-"""Starved rays read as half a photon, since a log needs a positive count."""
+Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -51,8 +44,7 @@ class Scanner:
 
     def measure(self, hu: Array) -> torch.Tensor:
         """Noise-free line integrals of an object, `(N, size, size)` HU to `(N, views, size)`."""
-        attenuation = (torch.from_numpy(hu) / 1000 + 1) * WATER_PER_MM
-        return project(attenuation.clamp_(min=0), self.beam)
+        return project(attenuation_per_mm(torch.from_numpy(hu)), self.beam)
 
     def expose(
         self, line_integrals: torch.Tensor, dose_fraction: float, rng: np.random.Generator
@@ -73,7 +65,7 @@ class Scanner:
         expected = photons * np.exp(-line_integrals.numpy())
         counts = rng.poisson(expected).astype(np.float32)
         counts += np.float32(ELECTRONIC_VARIANCE**0.5) * rng.standard_normal(counts.shape, dtype=np.float32)
-        np.maximum(counts, np.float32(_LEAST_COUNT), out=counts)
+        np.maximum(counts, np.float32(LEAST_COUNT), out=counts)
         return torch.from_numpy(np.float32(np.log(photons)) - np.log(counts))
 
     def reconstruct(self, scans: Sequence[torch.Tensor]) -> tuple[Array, ...]:
@@ -86,6 +78,6 @@ class Scanner:
             `(N, size, size)` float32 HU per scan; air outside the circle that every view sees.
         """
         images = filtered_back_projection(torch.cat(list(scans)), self.beam, hann_cutoff=self.hann_cutoff)
-        hu = (images / WATER_PER_MM - 1) * 1000
+        hu = attenuation_to_hu(images)
         hu[:, ~self.beam.inside()] = AIR_HU
         return tuple(part.numpy() for part in torch.split(hu, [len(scan) for scan in scans]))

@@ -1,0 +1,1 @@
+"""What spoils an image: y = Hx + n."""
