@@ -79,7 +79,7 @@ def _ldct(
         fixed_clock(os.environ)
 
 
-simulations = typer.Typer(help="Make phantom patients, or the low dose of scans you have.")
+simulations = typer.Typer()
 app.add_typer(simulations, name="simulate", rich_help_panel="Stages")
 
 
@@ -164,8 +164,8 @@ def simulate_validate(
 ) -> None:
     """Prove the dose physics on this machine: noise level, spectrum, bias and geometry against the theory.
 
-    Prints each check with its figure and its limit and writes a page with the curves. Exit code 1 when a check
-    fails.
+    Prints each check with its figure and its limit and writes a page with the curves.
+    Exit code 1 when a check fails.
 
     Example: ldct simulate validate, then open reports/dose/validation.html
     """
