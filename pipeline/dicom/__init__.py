@@ -1,23 +1,28 @@
 """DICOM in and out: find and read CT series, write phantom, derived and segmentation series."""
 
-from pipeline.dicom.derived import Derivation, write_derived_series
+from pipeline.dicom.derivation import DENOISED, Derivation, Purpose, simulated_dose
+from pipeline.dicom.derived import DerivedSeriesWriter, reads_back, write_derived_series
 from pipeline.dicom.discovery import Discovery, SeriesEntry, discover
 from pipeline.dicom.geometry import Geometry
 from pipeline.dicom.phantom import write_ct_series
-from pipeline.dicom.reading import CTSeries, read_series
+from pipeline.dicom.reading import CTSeries, CTSlice, read_series, read_slices, source_digests
 from pipeline.dicom.segmentation import SegmentLabel, write_segmentation
 from pipeline.dicom.uids import deterministic_uid
 from pipeline.dicom.verdicts import VERDICTS, Code, Finding, Observation, SeriesError, Task, Verdict
 
 __all__ = [
+    "DENOISED",
     "VERDICTS",
     "CTSeries",
+    "CTSlice",
     "Code",
     "Derivation",
+    "DerivedSeriesWriter",
     "Discovery",
     "Finding",
     "Geometry",
     "Observation",
+    "Purpose",
     "SegmentLabel",
     "SeriesEntry",
     "SeriesError",
@@ -26,6 +31,10 @@ __all__ = [
     "deterministic_uid",
     "discover",
     "read_series",
+    "read_slices",
+    "reads_back",
+    "simulated_dose",
+    "source_digests",
     "write_ct_series",
     "write_derived_series",
     "write_segmentation",

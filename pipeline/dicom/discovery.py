@@ -5,23 +5,15 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
-from pydicom.uid import CTImageStorage
-
+from pipeline.dicom.defects import format_defects, is_localizer
 from pipeline.dicom.geometry import Geometry
-from pipeline.dicom.headers import CT_CLASSES, SliceHeader, can_decode, read_header
+from pipeline.dicom.headers import SliceHeader, read_header
 from pipeline.dicom.stacking import has_duplicate_positions, same_orientation, stack_slices
 from pipeline.dicom.verdicts import Code, Finding, Observation, Task, file_finding, gravest
 from pipeline.errors import DataError
-
-MAX_SLICE_PIXELS: Final = 4096 * 4096
-MAX_SERIES_VOXELS: Final = 2**31
-
-_HOUNSFIELD_TYPES: Final = ("", "HU", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS", "HOUNDSFIELD UNIT")
-"""Rescale types that mean HU; CT without one is HU (PS3.3 C.11.1.1.2), and scanners misspell it."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +22,8 @@ class SeriesEntry:
 
     `files` and `sop_instance_uids` are in order along the slice normal. A series that holds several stacks
     (another matrix, orientation or acquisition, a localizer) gives one entry for each, numbered by `part`.
+    `pixel_spacing_mm` is between rows and between columns. `exposure_mas`, one per slice, is Exposure, else
+    tube current × time. `patient_key` is PatientID, to tell patients apart: it belongs in no output.
     """
 
     series_uid: str
@@ -42,11 +36,15 @@ class SeriesEntry:
     geometry: Geometry | None
     rows: int
     columns: int
+    pixel_spacing_mm: tuple[float, float] | None
     slice_thickness_mm: float | None
     kernel: str | None
     kvp: float | None
+    exposure_mas: tuple[float | None, ...]
     manufacturer: str | None
     body_part: str | None
+    series_description: str | None
+    patient_key: str = field(repr=False)
     transfer_syntax_uid: str
     observations: tuple[Observation, ...]
 
@@ -135,7 +133,7 @@ def _split(series: Sequence[SliceHeader]) -> Iterator[list[SliceHeader]]:
         key = (
             header.modality,
             header.sop_class_uid,
-            _is_localizer(header),
+            is_localizer(header),
             header.rows,
             header.columns,
             spacing and (round(spacing[0], 3), round(spacing[1], 3)),
@@ -177,7 +175,7 @@ def _by_acquisition(stack: list[SliceHeader]) -> list[list[SliceHeader]]:
 
 def _entry(slices: Sequence[SliceHeader], part: int) -> SeriesEntry:
     first = slices[0]
-    observations = _format_observations(slices)
+    observations = format_defects(slices)
     stack = stack_slices(slices)
     return SeriesEntry(
         series_uid=first.series_uid,
@@ -190,72 +188,15 @@ def _entry(slices: Sequence[SliceHeader], part: int) -> SeriesEntry:
         geometry=stack.geometry,
         rows=first.rows,
         columns=first.columns,
+        pixel_spacing_mm=first.pixel_spacing_mm,
         slice_thickness_mm=first.slice_thickness_mm,
         kernel=first.kernel,
         kvp=first.kvp,
+        exposure_mas=tuple(header.exposure_mas for header in stack.slices),
         manufacturer=first.manufacturer,
         body_part=first.body_part,
+        series_description=first.series_description,
+        patient_key=first.patient_id,
         transfer_syntax_uid=first.transfer_syntax_uid,
         observations=(*stack.observations, *observations),
     )
-
-
-def _is_localizer(header: SliceHeader) -> bool:
-    return "LOCALIZER" in header.image_type
-
-
-def _format_observations(slices: Sequence[SliceHeader]) -> tuple[Observation, ...]:
-    first = slices[0]
-    everything = tuple(header.path for header in slices)
-    if first.modality != "CT":
-        return (Observation(Code.NOT_CT, f"modality {first.modality}, not CT", everything),)
-    if first.sop_class_uid and first.sop_class_uid not in CT_CLASSES:
-        return (Observation(Code.NOT_CT, "a CT report or capture, not CT Image Storage", everything),)
-    if _is_localizer(first):
-        return (Observation(Code.LOCALIZER, "a localizer, not a scan", everything),)
-    found: list[Observation] = []
-    for code, message, is_bad in (
-        (Code.MULTI_FRAME, "enhanced multi-frame CT; convert it to single-frame CT", _is_multi_frame),
-        (Code.MISSING_UID, "no SOPInstanceUID or SeriesInstanceUID; assign UIDs first", _lacks_uid),
-        (Code.NOT_HU, "pixels are not rescaled to HU (slope, intercept, type or colour)", _is_not_hu),
-        (Code.TOO_LARGE, f"over {MAX_SLICE_PIXELS} pixels in a slice; check Rows and Columns", _is_too_large),
-        (Code.UNSUPPORTED_TRANSFER_SYNTAX, "no decoder; store it uncompressed first", _is_undecodable),
-    ):
-        bad = [header for header in slices if is_bad(header)]
-        if bad:
-            message = (
-                f"{bad[0].path.name} and {len(bad) - 1} more: {message}"
-                if bad[1:]
-                else f"{bad[0].path.name}: {message}"
-            )
-            found.append(Observation(code, message, tuple(header.path for header in bad)))
-    if first.rows * first.columns * len(slices) > MAX_SERIES_VOXELS:
-        message = f"{len(slices)} slices of {first.rows} x {first.columns} exceed {MAX_SERIES_VOXELS} voxels"
-        found.append(Observation(Code.TOO_LARGE, f"{message}; split the series", everything))
-    return tuple(found)
-
-
-def _is_multi_frame(header: SliceHeader) -> bool:
-    return header.frames > 1 or header.sop_class_uid in CT_CLASSES - {CTImageStorage}
-
-
-def _lacks_uid(header: SliceHeader) -> bool:
-    return not (header.sop_instance_uid and header.series_uid)
-
-
-def _is_not_hu(header: SliceHeader) -> bool:
-    return (
-        header.samples != 1
-        or header.rescale_slope is None
-        or header.rescale_slope <= 0
-        or header.rescale_intercept is None
-        or header.rescale_type not in _HOUNSFIELD_TYPES
-    )
-
-
-def _is_too_large(header: SliceHeader) -> bool:
-    return header.rows * header.columns > MAX_SLICE_PIXELS
-
-
-def _is_undecodable(header: SliceHeader) -> bool:
-    return not can_decode(header.transfer_syntax_uid, header.bits_stored)

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pydicom
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import (
-    UID,
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEGExtended12Bit,
-    LegacyConvertedEnhancedCTImageStorage,
-)
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
+from pipeline.dicom.elements import clean, integer_of, number_of, numbers_of, text_of, values_of
+from pipeline.dicom.encoding import is_lossy, transfer_syntax
 from pipeline.dicom.geometry import Vector, are_orthonormal
 from pipeline.dicom.quiet import quiet_pydicom
 from pipeline.dicom.verdicts import Code, Finding, file_finding
+from pipeline.dicom.writing import PRODUCT
 
 CT_CLASSES: Final = frozenset({CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage})
-_LOSSY_JPEG_BITS: Final = 8
 _DIRECTORY_CLASS: Final = "1.2.840.10008.1.3.10"
 _KEYWORDS: Final = [
     "SpecificCharacterSet",
@@ -40,9 +29,17 @@ _KEYWORDS: Final = [
     "FrameOfReferenceUID",
     "Modality",
     "Manufacturer",
+    "ContributingEquipmentSequence",
+    "SeriesDescription",
+    "PatientID",
+    "LossyImageCompression",
     "BodyPartExamined",
     "SliceThickness",
     "KVP",
+    "Exposure",
+    "XRayTubeCurrent",
+    "ExposureTime",
+    "ExposureInuAs",
     "ConvolutionKernel",
     "AcquisitionNumber",
     "ImagePositionPatient",
@@ -62,7 +59,6 @@ _KEYWORDS: Final = [
     "RescaleType",
 ]
 _DICOM_SUFFIXES: Final = (".dcm", ".dicom", ".ima")
-_UNSAFE: Final = re.compile(r"[^A-Za-z0-9 ._+/-]+")
 
 
 @dataclass(frozen=True)
@@ -94,9 +90,14 @@ class SliceHeader:
     slice_thickness_mm: float | None
     acquisition: int | None
     kvp: float | None
+    exposure_mas: float | None
     kernel: str | None
     manufacturer: str | None
     body_part: str | None
+    series_description: str | None
+    patient_id: str = field(repr=False)
+    is_lossy: bool
+    is_ours: bool
 
 
 def read_header(path: Path) -> SliceHeader | Finding | None:
@@ -136,9 +137,9 @@ def _no_dicom(path: Path) -> Finding:
 
 def _parse(path: Path, dataset: pydicom.Dataset) -> SliceHeader | Finding | None:
     meta = getattr(dataset, "file_meta", pydicom.Dataset())
-    sop_class = _text(dataset, "SOPClassUID") or _text(meta, "MediaStorageSOPClassUID")
-    modality = clean(_text(dataset, "Modality")) or "unknown"
-    rows, columns = _integer(dataset, "Rows"), _integer(dataset, "Columns")
+    sop_class = text_of(dataset, "SOPClassUID") or text_of(meta, "MediaStorageSOPClassUID")
+    modality = clean(text_of(dataset, "Modality")) or "unknown"
+    rows, columns = integer_of(dataset, "Rows"), integer_of(dataset, "Columns")
     if sop_class == _DIRECTORY_CLASS or path.name.upper() == "DICOMDIR":
         return None
     if rows is None or columns is None or rows < 1 or columns < 1:
@@ -148,51 +149,63 @@ def _parse(path: Path, dataset: pydicom.Dataset) -> SliceHeader | Finding | None
         return file_finding(
             Code.NOT_AN_IMAGE, f"{path.name}: a DICOM object without an image (modality {modality})", path
         )
-    orientation = _floats(dataset, "ImageOrientationPatient", 6)
+    orientation = numbers_of(dataset, "ImageOrientationPatient", 6)
     row_cosines, column_cosines = _plane(orientation)
-    position = _floats(dataset, "ImagePositionPatient", 3)
-    spacing = _floats(dataset, "PixelSpacing", 2)
+    position = numbers_of(dataset, "ImagePositionPatient", 3)
+    spacing = numbers_of(dataset, "PixelSpacing", 2)
     return SliceHeader(
         path=path,
         sop_class_uid=sop_class,
-        sop_instance_uid=_text(dataset, "SOPInstanceUID") or _text(meta, "MediaStorageSOPInstanceUID"),
-        study_uid=_text(dataset, "StudyInstanceUID"),
-        series_uid=_text(dataset, "SeriesInstanceUID"),
-        frame_of_reference_uid=_text(dataset, "FrameOfReferenceUID"),
+        sop_instance_uid=text_of(dataset, "SOPInstanceUID") or text_of(meta, "MediaStorageSOPInstanceUID"),
+        study_uid=text_of(dataset, "StudyInstanceUID"),
+        series_uid=text_of(dataset, "SeriesInstanceUID"),
+        frame_of_reference_uid=text_of(dataset, "FrameOfReferenceUID"),
         transfer_syntax_uid=transfer_syntax(dataset),
         modality=modality,
-        image_type=tuple(str(part).strip().upper() for part in _values(dataset, "ImageType")),
+        image_type=tuple(str(part).strip().upper() for part in values_of(dataset, "ImageType")),
         rows=rows,
         columns=columns,
-        frames=_integer(dataset, "NumberOfFrames") or 1,
-        samples=_integer(dataset, "SamplesPerPixel") or 1,
-        bits_allocated=_integer(dataset, "BitsAllocated") or 0,
-        bits_stored=_integer(dataset, "BitsStored") or 0,
-        rescale_slope=_float(dataset, "RescaleSlope"),
-        rescale_intercept=_float(dataset, "RescaleIntercept"),
-        rescale_type=_text(dataset, "RescaleType").upper(),
+        frames=integer_of(dataset, "NumberOfFrames") or 1,
+        samples=integer_of(dataset, "SamplesPerPixel") or 1,
+        bits_allocated=integer_of(dataset, "BitsAllocated") or 0,
+        bits_stored=integer_of(dataset, "BitsStored") or 0,
+        rescale_slope=number_of(dataset, "RescaleSlope"),
+        rescale_intercept=number_of(dataset, "RescaleIntercept"),
+        rescale_type=text_of(dataset, "RescaleType").upper(),
         position_mm=(position[0], position[1], position[2]) if position else None,
         row_cosines=row_cosines,
         column_cosines=column_cosines,
         pixel_spacing_mm=(spacing[0], spacing[1]) if spacing and min(spacing) > 0 else None,
-        slice_thickness_mm=_float(dataset, "SliceThickness"),
-        acquisition=_integer(dataset, "AcquisitionNumber"),
-        kvp=_float(dataset, "KVP"),
-        kernel=clean(" ".join(str(part) for part in _values(dataset, "ConvolutionKernel"))),
-        manufacturer=clean(_text(dataset, "Manufacturer")),
-        body_part=clean(_text(dataset, "BodyPartExamined")),
+        slice_thickness_mm=number_of(dataset, "SliceThickness"),
+        acquisition=integer_of(dataset, "AcquisitionNumber"),
+        kvp=number_of(dataset, "KVP"),
+        kernel=clean(" ".join(str(part) for part in values_of(dataset, "ConvolutionKernel"))),
+        manufacturer=clean(text_of(dataset, "Manufacturer")),
+        body_part=clean(text_of(dataset, "BodyPartExamined")),
+        exposure_mas=_exposure_mas(dataset),
+        series_description=clean(text_of(dataset, "SeriesDescription")),
+        patient_id=text_of(dataset, "PatientID"),
+        is_lossy=is_lossy(dataset),
+        is_ours=_is_ours(dataset),
     )
 
 
-def transfer_syntax(dataset: pydicom.Dataset) -> UID:
-    """The transfer syntax of a file just read; without one, the encoding that pydicom found."""
-    declared = _text(getattr(dataset, "file_meta", pydicom.Dataset()), "TransferSyntaxUID")
-    if declared:
-        return UID(declared)
-    is_implicit, is_little_endian = dataset.original_encoding
-    if is_implicit:
-        return ImplicitVRLittleEndian
-    return ExplicitVRLittleEndian if is_little_endian else ExplicitVRBigEndian
+def _exposure_mas(dataset: pydicom.Dataset) -> float | None:
+    """Exposure in mAs from the first of its three spellings that holds one (PS3.3 C.8.2.1)."""
+    current_ma, time_ms = number_of(dataset, "XRayTubeCurrent"), number_of(dataset, "ExposureTime")
+    in_uas = number_of(dataset, "ExposureInuAs")
+    candidates = (
+        number_of(dataset, "Exposure"),
+        None if current_ma is None or time_ms is None else current_ma * time_ms / 1000,
+        None if in_uas is None else in_uas / 1000,
+    )
+    return next((value for value in candidates if value is not None and value > 0), None)
+
+
+def _is_ours(dataset: pydicom.Dataset) -> bool:
+    """Whether this product made the pixels from another image's."""
+    equipment = values_of(dataset, "ContributingEquipmentSequence")
+    return any(text_of(item, "Manufacturer") == PRODUCT for item in equipment)
 
 
 def _plane(orientation: Sequence[float] | None) -> tuple[Vector | None, Vector | None]:
@@ -201,55 +214,3 @@ def _plane(orientation: Sequence[float] | None) -> tuple[Vector | None, Vector |
     a, b, c, d, e, f = orientation
     row, column = (a, b, c), (d, e, f)
     return (row, column) if are_orthonormal(row, column) else (None, None)
-
-
-def clean(text: str) -> str | None:
-    """At most 64 harmless characters of a DICOM text, for tables and log lines; None when empty."""
-    return _UNSAFE.sub(" ", text).strip()[:64] or None
-
-
-def _values(dataset: pydicom.Dataset, keyword: str) -> list[Any]:
-    """The values of an element; none when it is absent, empty or malformed."""
-    try:
-        value = dataset.get(keyword)
-    except Exception:  # noqa: BLE001  a malformed value is as good as a missing one
-        return []
-    if value is None or value == "":
-        return []
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-
-
-def _text(dataset: pydicom.Dataset, keyword: str) -> str:
-    values = _values(dataset, keyword)
-    return str(values[0]).strip(" \0") if values else ""
-
-
-def _floats(dataset: pydicom.Dataset, keyword: str, count: int) -> list[float] | None:
-    try:
-        numbers = [float(value) for value in _values(dataset, keyword)]
-    except (TypeError, ValueError):
-        return None
-    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
-
-
-def _float(dataset: pydicom.Dataset, keyword: str) -> float | None:
-    numbers = _floats(dataset, keyword, 1)
-    return numbers[0] if numbers else None
-
-
-def _integer(dataset: pydicom.Dataset, keyword: str) -> int | None:
-    number = _float(dataset, keyword)
-    return None if number is None else int(number)
-
-
-@cache
-def can_decode(transfer_syntax_uid: str, bits_stored: int) -> bool:
-    """Whether an installed decoder handles the encoding; none handles 12-bit lossy JPEG."""
-    with quiet_pydicom():
-        syntax = UID(transfer_syntax_uid)
-        if syntax == JPEGExtended12Bit and bits_stored > _LOSSY_JPEG_BITS:
-            return False
-        try:
-            return bool(get_decoder(syntax).is_available)
-        except NotImplementedError:
-            return False

@@ -13,7 +13,14 @@ from pydicom.uid import CTImageStorage
 
 from pipeline.dicom.geometry import Geometry
 from pipeline.dicom.uids import deterministic_uid
-from pipeline.dicom.writing import as_decimal, prepare_folder, set_pixels, slice_file_name, write_file
+from pipeline.dicom.writing import (
+    PRODUCT,
+    as_decimal,
+    prepare_folder,
+    set_pixels,
+    slice_file_name,
+    write_file,
+)
 from pipeline.hu import LOWEST_HU
 
 _DISPLAY_WINDOW: Final = (40, 400)
@@ -118,7 +125,7 @@ def _series_header(geometry: Geometry) -> pydicom.Dataset:
     header.SOPClassUID = CTImageStorage
     header.AccessionNumber = ""
     header.Modality = "CT"
-    header.Manufacturer = "ldct-pipeline"
+    header.Manufacturer = PRODUCT
     header.ManufacturerModelName = "phantom simulation"
     header.ReferringPhysicianName = ""
     header.StudyDescription = "SIMULATED PHANTOM"

@@ -18,16 +18,15 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as CodedEntry
 from pydicom.uid import UID, CTImageStorage
 
-from pipeline.dicom.derived import (
+from pipeline.dicom.derivation import Derivation, source_identity
+from pipeline.dicom.derived_header import (
     NOT_FOR_DIAGNOSIS,
-    Derivation,
     declare_lossy_compression,
     derived_series_number,
     header_error,
     local_time,
-    source_identity,
 )
-from pipeline.dicom.headers import clean
+from pipeline.dicom.elements import clean
 from pipeline.dicom.quiet import quiet_pydicom
 from pipeline.dicom.reading import CTSeries
 from pipeline.dicom.uids import deterministic_uid, sha256_hex
@@ -98,7 +97,12 @@ def write_segmentation(
         raise DataError(
             f"{path.name}: no voxel carries any of the {len(values)} labels; check the scan's body region"
         )
-    parts = (*source_identity(series), derivation.identity(), repr(segments), sha256_hex(masks.tobytes()))
+    parts = (
+        *source_identity(series.entry, series.pixel_digests),
+        derivation.identity(),
+        repr(segments),
+        sha256_hex(masks.tobytes()),
+    )
     now = local_time(now, series.headers[0])
     algorithm = _algorithm(derivation)
     descriptions = [_describe(number, segment, algorithm) for number, segment in enumerate(segments, start=1)]

@@ -24,8 +24,8 @@ class Task(StrEnum):
 class Verdict(StrEnum):
     """How a series ends.
 
-    `skipped` is never an error (not a CT image), `slicewise` is processed slice by slice without a 3-D grid,
-    `refused` is readable but unfit, `failed` is damaged.
+    `done` meets no obstacle, `skipped` is never an error (not a CT image), `slicewise` is processed slice by
+    slice without a 3-D grid, `refused` is readable but unfit, `failed` is damaged.
     """
 
     DONE = "done"
@@ -56,21 +56,21 @@ class Code(StrEnum):
     MISSING_SLICE = "MISSING_SLICE"
     SLICE_INCREMENT_INCONSISTENT = "SLICE_INCREMENT_INCONSISTENT"
     TOO_FEW_SLICES = "TOO_FEW_SLICES"
+    PROCESSED = "PROCESSED"
+    LOSSY = "LOSSY"
+    NOT_AXIAL = "NOT_AXIAL"
+    NON_SQUARE_PIXELS = "NON_SQUARE_PIXELS"
 
 
 def _for_all(verdict: Verdict) -> Mapping[Task, Verdict]:
     return MappingProxyType(dict.fromkeys(Task, verdict))
 
 
-_NEEDS_GRID: Final = MappingProxyType(
-    {
-        Task.DENOISE: Verdict.SLICEWISE,
-        Task.SEGMENT: Verdict.SLICEWISE,
-        Task.INGEST: Verdict.REFUSED,
-        Task.SIMULATE: Verdict.REFUSED,
-    }
-)
-"""The 2-D networks work in the native slices; a stored volume and a simulated scan need a regular grid."""
+_NEEDS_GRID: Final = MappingProxyType({**_for_all(Verdict.SLICEWISE), Task.INGEST: Verdict.REFUSED})
+"""Networks and simulated noise are 2-D and work in native slices; a stored volume needs a regular grid."""
+
+_NEEDS_SCAN_NOISE: Final = MappingProxyType({**_for_all(Verdict.DONE), Task.SIMULATE: Verdict.REFUSED})
+"""Missing noise is computed from a scan's own projections and noise; whatever else takes the images as is."""
 
 VERDICTS: Final[Mapping[Code, Mapping[Task, Verdict]]] = MappingProxyType(
     {
@@ -87,11 +87,17 @@ VERDICTS: Final[Mapping[Code, Mapping[Task, Verdict]]] = MappingProxyType(
         Code.CORRUPT_PIXEL_DATA: _for_all(Verdict.FAILED),
         Code.DUPLICATE_POSITION: _for_all(Verdict.REFUSED),
         Code.NO_GEOMETRY: MappingProxyType({**_for_all(Verdict.REFUSED), Task.DENOISE: Verdict.SLICEWISE}),
-        Code.IMAGE_ORIENTATION_INCONSISTENT: _NEEDS_GRID,
+        Code.IMAGE_ORIENTATION_INCONSISTENT: MappingProxyType(
+            {**_NEEDS_GRID, Task.SIMULATE: Verdict.REFUSED}
+        ),
         Code.GANTRY_TILT: _NEEDS_GRID,
         Code.MISSING_SLICE: _NEEDS_GRID,
         Code.SLICE_INCREMENT_INCONSISTENT: _NEEDS_GRID,
         Code.TOO_FEW_SLICES: _NEEDS_GRID,
+        Code.PROCESSED: _NEEDS_SCAN_NOISE,
+        Code.LOSSY: _NEEDS_SCAN_NOISE,
+        Code.NOT_AXIAL: _NEEDS_SCAN_NOISE,
+        Code.NON_SQUARE_PIXELS: _NEEDS_SCAN_NOISE,
     }
 )
 
@@ -133,8 +139,15 @@ class SeriesError(DataError):
 
 
 def gravest(observations: Iterable[Observation], task: Task) -> Finding | None:
-    """The finding that decides: skipped before failed before refused before slicewise, then first seen."""
-    findings = [observation.finding(task) for observation in observations]
+    """The finding that decides: skipped before failed before refused before slicewise, then first seen.
+
+    Defects that do not hinder `task` do not count.
+    """
+    findings = [
+        finding
+        for finding in (observation.finding(task) for observation in observations)
+        if finding.verdict != Verdict.DONE
+    ]
     return min(findings, key=lambda finding: _GRAVEST_FIRST.index(finding.verdict), default=None)
 
 

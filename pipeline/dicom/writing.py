@@ -16,6 +16,9 @@ from pydicom.valuerep import format_number_as_ds
 from pipeline.dicom.quiet import quiet_pydicom
 from pipeline.dicom.uids import deterministic_uid
 
+PRODUCT: Final = "ldct-pipeline"
+"""Manufacturer of phantom series, and of the equipment that derived images name as a contributor."""
+
 IMPLEMENTATION_CLASS_UID: Final = deterministic_uid("ldct-pipeline", "implementation class")
 IMPLEMENTATION_VERSION_NAME: Final = "LDCT-PIPELINE"
 

@@ -1,0 +1,136 @@
+"""Defects of CT slices that show in each header by itself: kind, encoding, units, pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from pydicom.uid import CTImageStorage
+
+from pipeline.dicom.encoding import can_decode
+from pipeline.dicom.geometry import slice_normal
+from pipeline.dicom.headers import CT_CLASSES, SliceHeader
+from pipeline.dicom.verdicts import Code, Observation
+
+MAX_SLICE_PIXELS: Final = 4096 * 4096
+MAX_SERIES_VOXELS: Final = 2**31
+
+_HOUNSFIELD_TYPES: Final = ("", "HU", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS", "HOUNDSFIELD UNIT")
+"""Rescale types that mean HU; CT without one is HU (PS3.3 C.11.1.1.2), and scanners misspell it."""
+
+_LARGEST_TILT_DEGREES: Final = 31
+"""CT gantries tilt by up to 30 degrees; slices at a steeper angle are reformatted."""
+
+_SQUARE_TOLERANCE: Final = 1e-3
+_DISPLAY_BITS: Final = 8
+"""So few bits hold a display window, or HU in steps coarser than noise."""
+
+_PROJECTIONS: Final = frozenset({"MIP", "MINIP", "MAX_IP", "MIN_IP"})
+"""Image types (value 3 and further, PS3.3 C.8.2.1.1.1 and C.8.16.1.3) of extremes along rays."""
+
+
+def is_localizer(header: SliceHeader) -> bool:
+    """Whether ImageType says that this is a localizer (PS3.3 C.8.2.1.1.1)."""
+    return "LOCALIZER" in header.image_type
+
+
+def format_defects(slices: Sequence[SliceHeader]) -> tuple[Observation, ...]:
+    """What is wrong with the slices of one stack, whatever their positions."""
+    first = slices[0]
+    everything = tuple(header.path for header in slices)
+    if first.modality != "CT":
+        return (Observation(Code.NOT_CT, f"modality {first.modality}, not CT", everything),)
+    if first.sop_class_uid and first.sop_class_uid not in CT_CLASSES:
+        return (Observation(Code.NOT_CT, "a CT report or capture, not CT Image Storage", everything),)
+    if is_localizer(first):
+        return (Observation(Code.LOCALIZER, "a localizer, not a scan", everything),)
+    found: list[Observation] = []
+    for code, message, is_bad in (
+        (Code.MULTI_FRAME, "enhanced multi-frame CT; convert it to single-frame CT", _is_multi_frame),
+        (Code.MISSING_UID, "no SOPInstanceUID or SeriesInstanceUID; assign UIDs first", _lacks_uid),
+        (Code.NOT_HU, "pixels are not rescaled to HU (slope, intercept, type or colour)", _is_not_hu),
+        (Code.TOO_LARGE, f"over {MAX_SLICE_PIXELS} pixels in a slice; check Rows and Columns", _is_too_large),
+        (Code.UNSUPPORTED_TRANSFER_SYNTAX, "no decoder; store it uncompressed first", _is_undecodable),
+        (
+            Code.PROCESSED,
+            "already denoised, simulated or a projection; use the scanner's series",
+            _is_processed,
+        ),
+        (Code.LOSSY, "lossy compression or 8-bit pixels changed its noise; use the original", _is_lossy),
+    ):
+        bad = [header for header in slices if is_bad(header)]
+        if bad:
+            more = f" and {len(bad) - 1} more" if bad[1:] else ""
+            message = f"{bad[0].path.name}{more}: {message}"
+            found.append(Observation(code, message, tuple(header.path for header in bad)))
+    for code, unfit in (
+        (Code.TOO_LARGE, _excess(slices)),
+        (Code.NOT_AXIAL, _steep(first)),
+        (Code.NON_SQUARE_PIXELS, _oblong(first)),
+    ):
+        if unfit is not None:
+            found.append(Observation(code, unfit, everything))
+    return tuple(found)
+
+
+def _excess(slices: Sequence[SliceHeader]) -> str | None:
+    rows, columns = slices[0].rows, slices[0].columns
+    if rows * columns * len(slices) <= MAX_SERIES_VOXELS:
+        return None
+    return f"{len(slices)} slices of {rows} x {columns} exceed {MAX_SERIES_VOXELS} voxels; split the series"
+
+
+def _steep(header: SliceHeader) -> str | None:
+    if header.row_cosines is None or header.column_cosines is None:
+        return None
+    cosine = abs(slice_normal(header.row_cosines, header.column_cosines)[2])
+    degrees = math.degrees(math.acos(min(1.0, cosine)))
+    if degrees <= _LARGEST_TILT_DEGREES:
+        return None
+    return (
+        f"slices {degrees:.0f} degrees off the scan plane are reformatted; use the series they were made from"
+    )
+
+
+def _oblong(header: SliceHeader) -> str | None:
+    if header.pixel_spacing_mm is None:
+        return None
+    row_mm, column_mm = header.pixel_spacing_mm
+    if math.isclose(row_mm, column_mm, rel_tol=_SQUARE_TOLERANCE):
+        return None
+    return f"pixels of {row_mm:g} x {column_mm:g} mm are not square; resample the slices to square pixels"
+
+
+def _is_processed(header: SliceHeader) -> bool:
+    return header.is_ours or not _PROJECTIONS.isdisjoint(header.image_type)
+
+
+def _is_lossy(header: SliceHeader) -> bool:
+    return header.is_lossy or header.bits_stored <= _DISPLAY_BITS
+
+
+def _is_multi_frame(header: SliceHeader) -> bool:
+    return header.frames > 1 or header.sop_class_uid in CT_CLASSES - {CTImageStorage}
+
+
+def _lacks_uid(header: SliceHeader) -> bool:
+    return not (header.sop_instance_uid and header.series_uid)
+
+
+def _is_not_hu(header: SliceHeader) -> bool:
+    return (
+        header.samples != 1
+        or header.rescale_slope is None
+        or header.rescale_slope <= 0
+        or header.rescale_intercept is None
+        or header.rescale_type not in _HOUNSFIELD_TYPES
+    )
+
+
+def _is_too_large(header: SliceHeader) -> bool:
+    return header.rows * header.columns > MAX_SLICE_PIXELS
+
+
+def _is_undecodable(header: SliceHeader) -> bool:
+    return not can_decode(header.transfer_syntax_uid, header.bits_stored)
