@@ -46,7 +46,8 @@ class Bundle:
         input_spacing_mm: pixel step of the grid that the model was trained on; None: any grid.
         precision: arithmetic of the layers in training; one trained in `fp32` must not be applied in `bf16`.
         training: what scoring a VAE or GAN needs to know: `field_of_view_mm`, and of a VAE `noise_sd`, the SD
-            of a pixel in units of the window.
+            of a pixel in units of the window. Of a denoiser not trained on low dose: the steps of the
+            `degradation` that made its input from the normal dose.
         labels: of a segmenter, `asdict(SegmentLabel)` of classes 1, 2, …
         fingerprint: ranges of spacing, kernel, dose and noise of the training data.
         score: `{metric, value, convention, …}` of these weights on the validation cases.
@@ -66,7 +67,7 @@ class Bundle:
     window: HUWindow | None = None
     input_spacing_mm: float | None = None
     precision: str = "fp32"
-    training: Mapping[str, float] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
     labels: tuple[Mapping[str, Any], ...] = ()
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     score: Mapping[str, Any]
@@ -111,6 +112,12 @@ class Bundle:
             ensure_ascii=True,
             allow_nan=False,
         )
+
+    @property
+    def trained_on(self) -> str:
+        """A denoiser's input in training, in words."""
+        steps = self.training.get("degradation", ())
+        return f"normal dose after {', '.join(step['kind'] for step in steps)}" if steps else "low dose"
 
     @property
     def model_hash(self) -> str:

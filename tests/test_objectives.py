@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.degradations import Identity, WhiteNoise
 from pipeline.hu import ABDOMEN, WATER_CENTRED, HUWindow
 from pipeline.losses import discriminator_loss, nonsaturating_generator_loss
 from pipeline.models import ConvVAE, DCGANDiscriminator, DCGANGenerator, RedCNN, unet
@@ -61,6 +62,38 @@ def test_restoration_loss_is_the_mse_on_the_network_scale():
     (turn,) = objective.turns({"denoiser": AddTenHU()}, batch, step=0, generator=draws())
     assert turn.network == "denoiser"
     assert turn.loss.item() == pytest.approx(0.02**2)
+
+
+def degraded_loss(*steps, seed=0):
+    objective = Restoration(WATER_CENTRED, [], degradation=steps)
+    batch = {"normal_dose": torch.full((8, 1, 64, 64), 30.0), "pixel_mm": torch.full((8,), 0.7)}
+    (turn,) = objective.turns({"denoiser": AddTenHU()}, batch, step=0, generator=draws(seed))
+    return turn.loss.item()
+
+
+def test_a_degradation_makes_the_input_from_the_normal_dose():
+    assert degraded_loss(Identity()) == pytest.approx(0.01**2)
+    assert degraded_loss(WhiteNoise(20.0)) == pytest.approx(0.01**2 + 0.02**2, rel=0.03)
+
+
+def test_the_degradation_of_a_step_depends_on_its_generator_alone():
+    noise = WhiteNoise(20.0)
+    assert degraded_loss(noise, seed=1) == degraded_loss(noise, seed=1) != degraded_loss(noise, seed=2)
+
+
+def test_the_score_of_a_degraded_validation_says_so_and_compares_with_no_other():
+    normal, degradation = np.zeros((32, 32), np.int16), [WhiteNoise(20.0)]
+    pair = RestorationPair.from_normal_dose(normal, degradation, pixel_mm=0.7, generator=draws())
+    assert np.array_equal(pair.degraded, degrade_again(normal, degradation))
+    score = Restoration(WATER_CENTRED, [pair], degradation=degradation).validate(
+        {"denoiser": AddTenHU()}, bf16=False
+    )
+    assert score.convention == "redcnn, input: normal dose after WhiteNoise(sd_hu=20.0)"
+    assert score.details["input_psnr_db"] == pytest.approx(20 * math.log10(400 / 20), abs=0.3)
+
+
+def degrade_again(normal, degradation):
+    return RestorationPair.from_normal_dose(normal, degradation, pixel_mm=0.7, generator=draws()).degraded
 
 
 def test_one_pair_overfits_in_50_steps():

@@ -5,14 +5,20 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from ruamel.yaml import YAML
 
 from pipeline.bundle import load_bundle
 from pipeline.config.train import load_train_settings
+from pipeline.degradations import build_degradations
+from pipeline.engine import OptimizerPlan, ResumeStore
 from pipeline.errors import ConfigError, DataError
-from pipeline.models import MODELS
+from pipeline.hu import WATER_CENTRED
+from pipeline.models import MODELS, RedCNN
+from pipeline.objectives import Restoration, RestorationPair
 from pipeline.stages import evaluate, train
 from pipeline.stages.families import ARCHITECTURES
+from tests import training_setup
 from tests.ct_cases import write_cases
 
 ROOT = Path(__file__).parents[1]
@@ -87,6 +93,78 @@ def test_the_same_settings_give_the_same_bundle(project):
     first = path.read_bytes()
     train.run("redcnn", "smoke")
     assert path.read_bytes() == first
+
+
+DEGRADATION = [
+    {"kind": "blur", "sigma_mm": 1.5},
+    {"kind": "holes", "shape": "ellipse", "count": 1, "smallest_mm": 4.0, "largest_mm": 8.0, "fill_hu": 0.0},
+    {"kind": "white_noise", "sd_hu": 20.0},
+]
+
+
+LOW_DOSE = {
+    "kind": "low_dose",
+    "dose_fraction": 0.25,
+    "photons_per_ray": 1e5,
+    "kernel_cutoff_per_mm": 0.7,
+}
+
+
+def test_a_degraded_training_records_what_it_restores(project):
+    train.run("redcnn", "smoke")
+    path = project / "models" / "smoke" / "redcnn" / "bundle.safetensors"
+    of_low_dose = load_bundle(path)
+    edit(project, "redcnn", degradation=DEGRADATION)
+    train.run("redcnn", "smoke")
+    bundle, first = load_bundle(path), path.read_bytes()
+    assert bundle.training == {"degradation": DEGRADATION}
+    assert of_low_dose.training == {}
+    assert "normal dose after GaussianBlur(sigma_mm=1.5), Holes(" in bundle.score["convention"]
+    assert bundle.score["input_psnr_db"] != of_low_dose.score["input_psnr_db"]
+    train.run("redcnn", "smoke")
+    assert path.read_bytes() == first
+
+
+class StoppedError(Exception):
+    pass
+
+
+class Stopper(training_setup.Recorder):
+    def log_metrics(self, values, step=None):
+        super().log_metrics(values, step)
+        if step >= 13:
+            raise StoppedError
+
+
+class Flat(torch.utils.data.Dataset):
+    """Soft tissue without a low dose."""
+
+    def __getitem__(self, index):
+        return {"normal_dose": torch.full((1, 24, 24), 10.0 * (index % 7)), "pixel_mm": torch.tensor(2.0)}
+
+
+def degraded_training():
+    torch.manual_seed(0)
+    steps = build_degradations(DEGRADATION)
+    slices = Flat()[3]["normal_dose"][0].short().numpy()
+    pair = RestorationPair.from_normal_dose(slices, steps, pixel_mm=2.0, generator=torch.Generator())
+    return (
+        Restoration(WATER_CENTRED, [pair], degradation=steps),
+        {"denoiser": RedCNN(features=4)},
+        Flat(),
+        {"denoiser": OptimizerPlan(1e-3)},
+    )
+
+
+def test_an_interrupted_degraded_training_ends_with_the_same_weights(tmp_path):
+    straight = training_setup.run(degraded_training(), ResumeStore(tmp_path / "a", "key"))
+    store = ResumeStore(tmp_path / "b", "key")
+    with pytest.raises(StoppedError):
+        training_setup.run(degraded_training(), store, log=Stopper())
+    assert store.load() is not None
+    resumed = training_setup.run(degraded_training(), store)
+    assert training_setup.digest(resumed) == training_setup.digest(straight)
+    assert resumed.rows == straight.rows
 
 
 def test_a_stopped_training_keeps_its_state_and_its_run(project, monkeypatch):
@@ -173,6 +251,18 @@ def test_the_paper_preset_is_the_published_red_cnn():
         ("redcnn", {"model": {"architecture": "unet"}}, "'unet' is no model of the family restoration"),
         ("redcnn", {"optim": {"lr": float("inf")}}, r"optim\.lr: input should be a finite number"),
         ("redcnn", {"clip_norm": float("nan")}, "clip_norm: input should be"),
+        (
+            "redcnn",
+            {"degradation": [{"kind": "blur", "sigma_pixels": 1}]},
+            r"degradation\.0\.blur\.sigma_mm: required key is missing; .*did you mean degradation\.sigma_mm",
+        ),
+        ("redcnn", {"degradation": []}, "degradation: list should have at least 1 item"),
+        (
+            "redcnn",
+            {"degradation": [LOW_DOSE]},
+            "degradation: .*low_dose needs the ray sums of a whole slice",
+        ),
+        ("vae", {"degradation": DEGRADATION}, "degradation: unknown key"),
     ],
 )
 def test_settings_that_cannot_be_used_are_named_in_one_line(project, name, change, message):

@@ -12,10 +12,12 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
 from pipeline.config.base import Settings, load_settings
+from pipeline.config.degradations import LowDoseStep, Steps
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -106,10 +108,21 @@ class _Training(Settings):
 
 
 class RestorationSettings(_Training):
-    """A denoiser."""
+    """A denoiser: of the stored low dose, or of the normal dose after the steps of `degradation`."""
 
     family: Literal["restoration"]
     data: PatchData
+    degradation: Steps | None = None
+
+    @field_validator("degradation")
+    @classmethod
+    def _only_what_a_patch_can_have(cls, steps: Steps | None) -> Steps | None:
+        if any(isinstance(step, LowDoseStep) for step in steps or ()):
+            raise ValueError(
+                "low_dose needs the ray sums of a whole slice, and training sees patches; make pairs with "
+                "`ldct simulate dose` and leave degradation out"
+            )
+        return steps
 
 
 class SegmentationSettings(_Training):

@@ -47,7 +47,7 @@ class SliceOrder:
 
 
 class PairedPatches(Dataset[Sample]):
-    """Patches of `low_dose` and `normal_dose`, (1, P, P) float32 HU.
+    """Patches of `low_dose` and `normal_dose`, (1, P, P) float32 HU, and `pixel_mm`, the side of a pixel.
 
     Args:
         cases: training cases, with a low dose each.
@@ -66,6 +66,7 @@ class PairedPatches(Dataset[Sample]):
                     f"data.patch_size {patch_size}; lower it"
                 )
         self._pairs = [(case.low_dose(), case.normal_dose()) for case in cases]
+        self._pixels_mm = [case.spacing_mm[1] for case in cases]
         self._order = SliceOrder([case.shape[0] for case in cases], seed)
         self._transform = paired_patches(patch_size)
         self._seed = seed
@@ -75,7 +76,8 @@ class PairedPatches(Dataset[Sample]):
         case, position = self._order[index]
         low_dose, normal_dose = (volume[position][None].copy() for volume in self._pairs[case])
         sample = {"low_dose": low_dose, "normal_dose": normal_dose}
-        return seeded(self._transform, sample, seed=self._seed, index=index)
+        patches = seeded(self._transform, sample, seed=self._seed, index=index)
+        return patches | {"pixel_mm": torch.tensor(self._pixels_mm[case])}
 
 
 class LabelledSlices(Dataset[Sample]):

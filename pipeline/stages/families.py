@@ -34,6 +34,7 @@ from pipeline.data.patches import (
     class_lookup,
     spread_slices,
 )
+from pipeline.degradations import Degradation, build_degradations
 from pipeline.engine import OptimizerPlan, Plan
 from pipeline.errors import ConfigError, DataError
 from pipeline.hu import HUScale, HUWindow
@@ -57,6 +58,9 @@ ARCHITECTURES: Final[dict[str, tuple[str, ...]]] = {
     "gan": ("dcgan",),
 }
 """Models that a family can train: keys of `pipeline.models.MODELS`."""
+
+VALIDATION_SEED: Final = 0
+"""Of the degradation of validation slices, whatever the seed of the training: its scores stay comparable."""
 
 
 @dataclass(frozen=True)
@@ -148,17 +152,40 @@ def _restoration(
 ) -> Training:
     data = settings.data
     scale = HUScale(data.scale.zero_hu, data.scale.unit_hu)
-    pairs = [
-        RestorationPair(case.low_dose()[position], case.normal_dose()[position])
-        for case in validation
-        for position in spread_slices(case.shape[0], data.validation_slices)
-    ]
+    steps = [step.model_dump() for step in settings.degradation or ()]
+    degradation = build_degradations(steps)
     return Training(
-        objective=Restoration(scale, pairs),
+        objective=Restoration(
+            scale, _pairs(validation, data.validation_slices, degradation), degradation=degradation
+        ),
         networks={Restoration.product: build_model(settings.model.architecture, **settings.model.arguments)},
         samples=PairedPatches(training, patch_size=data.patch_size, seed=settings.seed),
-        bundle=_blank("denoiser", settings, settings.model.arguments, fingerprint, scale=scale),
+        bundle=_blank(
+            "denoiser",
+            settings,
+            settings.model.arguments,
+            fingerprint,
+            scale=scale,
+            training={"degradation": steps} if steps else {},
+        ),
     )
+
+
+def _pairs(cases: Sequence[Case], slices: int, degradation: Sequence[Degradation]) -> list[RestorationPair]:
+    """Whole slices of each case, at both doses or degraded."""
+    chosen = [(case, position) for case in cases for position in spread_slices(case.shape[0], slices)]
+    if not degradation:
+        return [
+            RestorationPair(case.low_dose()[position], case.normal_dose()[position])
+            for case, position in chosen
+        ]
+    generator = torch.Generator().manual_seed(VALIDATION_SEED)
+    return [
+        RestorationPair.from_normal_dose(
+            case.normal_dose()[position], degradation, pixel_mm=case.spacing_mm[1], generator=generator
+        )
+        for case, position in chosen
+    ]
 
 
 def _segmentation(
@@ -322,7 +349,7 @@ def _blank(
     scale: HUScale | None = None,
     window: HUWindow | None = None,
     input_spacing_mm: float | None = None,
-    training: Mapping[str, float] = MappingProxyType({}),
+    training: Mapping[str, Any] = MappingProxyType({}),
     labels: tuple[Mapping[str, Any], ...] = (),
 ) -> Bundle:
     return Bundle(

@@ -23,7 +23,7 @@ from pipeline.tracking import project_root, register_bundle, start_run, write_ru
 
 RUN_FILE = "run.json"
 LAST_FILE = "last.safetensors"
-ROOMS = ("data", "engine", "losses", "metrics", "models", "objectives", "transforms")
+ROOMS = ("data", "degradations", "engine", "losses", "metrics", "models", "objectives", "transforms")
 CODE = ("hu.py", "stages/families.py", *(f"{room}/*.py" for room in ROOMS))
 """What decides the weights: a resume state of other code is not continued."""
 
@@ -76,7 +76,7 @@ def run(name: str, preset: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for old in (layout.bundle(name), folder / LAST_FILE):
             old.unlink(missing_ok=True)  # if this is killed below, no old weights stand beside the new run
-        write_run_json(tracked, folder / RUN_FILE)
+        write_run_json(tracked, folder / RUN_FILE, training=bundle.training)
         write_curves(folder / "curves.csv", outcome.rows)
         training.objective.draw(outcome.networks, folder / "samples.png", bf16=hardware.bf16)
         _save(folder / LAST_FILE, bundle, outcome.last_score, outcome.last_tensors)

@@ -212,10 +212,10 @@ def reopen_run(
         yield run
 
 
-def write_run_json(run: Run, path: Path) -> None:
-    """Write the run's id, so that a later stage can reopen it."""
+def write_run_json(run: Run, path: Path, **facts: Any) -> None:
+    """Write the run's id, so that a later stage can reopen it, and facts beside it for people."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"run_id": run.run_id}) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps({"run_id": run.run_id, **facts}) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 

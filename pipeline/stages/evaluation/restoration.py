@@ -75,8 +75,11 @@ def evaluate_restoration(bundle: Bundle, context: Context) -> Metrics:
     tissue_table.round(4).to_csv(context.folder / "tissue.csv", index=False, lineterminator="\n")
     metrics = _summarise(score_table, tissue_table, context)
     _draw(pictures, context)
+    sentence = verdict(metrics[f"against_{NORMAL_DOSE}"][conventions[0].name], conventions[0].name)
+    if bundle.trained_on != "low dose":
+        sentence = f"trained on {bundle.trained_on}, scored on low dose: {sentence}"
     return {
-        "verdict": verdict(metrics[f"against_{NORMAL_DOSE}"][conventions[0].name], conventions[0].name),
+        "verdict": sentence,
         "patients": len({case.patient_id for case in context.test}),
         "slices": len(slices),
         "conventions": {chosen.name: chosen.describe() for chosen in conventions},
