@@ -16,7 +16,7 @@ import torch
 
 from pipeline.dose.photons import ELECTRONIC_VARIANCE, LEAST_COUNT, attenuation_per_mm, attenuation_to_hu
 from pipeline.hu import AIR_HU
-from pipeline.projector import ParallelBeam, filtered_back_projection, project
+from pipeline.projector import Kernel, ParallelBeam, filtered_back_projection, project
 
 Array = npt.NDArray[np.float32]
 
@@ -28,7 +28,8 @@ class Scanner:
     Attributes:
         beam: ray geometry.
         photons_per_ray: I0 without attenuation, at normal dose.
-        hann_cutoff: reconstruction kernel, see `filtered_back_projection`.
+        hann_cutoff: reconstruction kernel: where its Hann window ends, in units of the detector's Nyquist
+            frequency `1 / (2 pixel_mm)`.
 
     Raises:
         ValueError: `photons_per_ray` is not positive.
@@ -77,7 +78,8 @@ class Scanner:
         Returns:
             `(N, size, size)` float32 HU per scan; air outside the circle that every view sees.
         """
-        images = filtered_back_projection(torch.cat(list(scans)), self.beam, hann_cutoff=self.hann_cutoff)
+        kernel = Kernel(self.hann_cutoff / (2 * self.beam.pixel_mm))
+        images = filtered_back_projection(torch.cat(list(scans)), self.beam, kernel=kernel)
         hu = attenuation_to_hu(images)
         hu[:, ~self.beam.inside()] = AIR_HU
         return tuple(part.numpy() for part in torch.split(hu, [len(scan) for scan in scans]))
