@@ -193,6 +193,9 @@ def manifest_scan(
     writes; in any other archive it pairs series of one study, frame of reference and grid. Where two partners
     fit, it refuses and lists them.
 
+    Exit code 0: all done. 1: no pair, nothing written.
+    3: some series or files were refused, with one line each.
+
     Example: ldct manifest scan /data/mayo data_manifests/mayo
     """
     from pipeline.stages import manifest as stage
@@ -208,6 +211,8 @@ def manifest_check(
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder that its paths are relative to.")],
 ) -> None:
     """Verify files, digests, pairing and patient-disjoint splits of a manifest; one line per fault.
+
+    Exit code 0: sound. 1: faults.
 
     Example: ldct manifest check data_manifests/mayo /data/mayo
     """

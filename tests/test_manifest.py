@@ -1,6 +1,7 @@
 """Manifests and splits: what is written is read back, and every bad line is named."""
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from pipeline.manifest import (
     COLUMNS,
     ManifestCase,
     folder_sha256,
+    holdout_roles,
     read_manifest,
     read_split,
     write_manifest,
@@ -176,3 +178,42 @@ def test_folder_digest_refuses_missing_and_empty_folders(tmp_path):
         folder_sha256(tmp_path / "gone")
     with pytest.raises(DataError, match="holds no files"):
         folder_sha256(tmp_path)
+
+
+def patients(count: int, anatomy: str = "chest") -> list[ManifestCase]:
+    """Two cases of each patient."""
+    return [
+        case(f"{anatomy}{number}-{dose}", f"{anatomy}{number}", anatomy=anatomy)
+        for number in range(count)
+        for dose in (10, 25)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (1, {"train": 1}),
+        (2, {"train": 1, "validation": 1}),
+        (3, {"train": 1, "validation": 1, "test": 1}),
+        (20, {"train": 14, "validation": 3, "test": 3}),
+    ],
+)
+def test_a_holdout_gives_every_role_its_share_of_the_patients(count, expected):
+    roles = holdout_roles(patients(count), seed=0)
+    assert Counter(roles.values()) == {role: 2 * number for role, number in expected.items()}
+
+
+def test_a_holdout_is_stratified_by_anatomy_and_keeps_patients_whole(tmp_path):
+    cases = [*patients(10, "chest"), *patients(10, "head"), *patients(20, "abdomen")]
+    roles = holdout_roles(cases, seed=0)
+    trained = Counter(case.anatomy for case in cases if roles[case.case_id] == "train")
+    assert trained == {"chest": 14, "head": 14, "abdomen": 28}
+    write_manifest(tmp_path, cases)
+    write_split(tmp_path, "holdout", roles)
+    assert read_split(tmp_path, "holdout", cases) == roles
+
+
+def test_a_holdout_depends_on_the_seed_and_not_on_the_order_of_the_cases():
+    cases = patients(12)
+    assert holdout_roles(cases[::-1], seed=1) == holdout_roles(cases, seed=1)
+    assert holdout_roles(cases, seed=1) != holdout_roles(cases, seed=2)

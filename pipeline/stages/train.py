@@ -86,7 +86,7 @@ def run(name: str, preset: str) -> None:
         register_bundle(
             tracked,
             layout.bundle(name),
-            kind=best.kind,
+            kind=_registered_kind(best),
             model_hash=best.model_hash,
             score=outcome.best_score.value,
             higher_is_better=outcome.best_score.higher_is_better,
@@ -101,6 +101,11 @@ def _save(path: Path, blank: Bundle, score: Score, tensors: Mapping[str, Tensor]
     bundle = replace(blank, score=entry, tensors=tensors)
     save_bundle(path, bundle)
     return bundle
+
+
+def _registered_kind(bundle: Bundle) -> str:
+    """`denoiser` for low dose, else e.g. `denoiser-blur`: `ldct predict` takes champions, which get low dose."""
+    return "-".join([bundle.kind, *(step["kind"] for step in bundle.training.get("degradation", ()))])
 
 
 def _interrupted_run(store: ResumeStore) -> str | None:

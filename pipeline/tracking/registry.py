@@ -56,7 +56,7 @@ def register_bundle(
     Args:
         run: the run that trained it; the bundle becomes one of its files.
         bundle: the weights file.
-        kind: `denoiser`, `segmenter`, `vae` or `gan`.
+        kind: `denoiser`, `segmenter`, `vae`, `gan`, or one of them for another task, e.g. `denoiser-blur`.
         model_hash: digest of weights and header, 64 hexadecimal digits.
         score: best validation score.
         higher_is_better: direction of the score.
