@@ -20,6 +20,8 @@ DOCUMENTS = [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *sorted((CHEC
 CHEAPER = {
     "make test": "make --dry-run test",  # this very suite
     "configs/demo/": "configs/smoke/",
+    "simulate validate": "simulate validate --help",  # minutes; tests/test_validate_dose.py runs it
+    "--dose 0.25 --dose 0.1": "--dose 0.25 --flux 2e5 --kernel hann",  # tiny phantoms lack uniform tissue
 }
 """What the test runs instead of the words of the README."""
 
@@ -40,6 +42,10 @@ def test_the_commands_of_the_readme_run(smoke_copy: Project, tmp_path: Path) -> 
         (environment / part).symlink_to(Path(sys.prefix) / part)
     (environment / ".installed").touch()
     shutil.copytree(smoke_copy.root / Layout("smoke").incoming, tmp_path / "scans")
+    patient = next((smoke_copy.root / Layout("smoke").simulated).glob("phantom-*"))
+    shutil.copytree(patient / "normal_dose", tmp_path / "normal-dose")
+    for dose, folder in (("normal_dose", "full_3mm"), ("low_dose", "quarter_3mm")):
+        shutil.copytree(patient / dose, tmp_path / "mayo" / folder / "L067")
 
     script = "\n".join(["set -e", f"export HOME={tmp_path}", *console_commands()])
     for words, instead in CHEAPER.items():
@@ -48,6 +54,8 @@ def test_the_commands_of_the_readme_run(smoke_copy: Project, tmp_path: Path) -> 
     smoke_copy.must_run("bash", "-c", script)
 
     assert list((tmp_path / "cleaned").rglob("*.dcm"))
+    assert list((tmp_path / "pairs").rglob("dose_0.25/*.dcm"))
+    assert (smoke_copy.root / "data_manifests" / "mayo" / "cases.csv").is_file()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(CHECKOUT)))

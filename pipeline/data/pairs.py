@@ -40,8 +40,8 @@ def read_pair(case: ManifestCase, root: Path) -> tuple[CTSeries, CTSeries]:
     """
     if case.low_dose is None:
         raise DataError("no low_dose series; fill it in, or simulate the low dose first")
-    normal_dose = _find_series(root / case.normal_dose, case.normal_dose_sha256)
-    low_dose = _find_series(root / case.low_dose, case.low_dose_sha256)
+    normal_dose = find_series(root / case.normal_dose, case.normal_dose_sha256)
+    low_dose = find_series(root / case.low_dose, case.low_dose_sha256)
     check_pair(grid_of(normal_dose), grid_of(low_dose))
     pair = read_series(normal_dose), read_series(low_dose)
     if np.array_equal(pair[0].hu, pair[1].hu):
@@ -154,7 +154,17 @@ def grid_tolerance_mm(grid: Geometry) -> float:
     return _GRID_TOLERANCE * min(grid.spacing_mm)
 
 
-def _find_series(folder: Path, sha256: str | None) -> SeriesEntry:
+def find_series(folder: Path, sha256: str | None) -> SeriesEntry:
+    """The one series of a folder that a manifest names, known by its headers.
+
+    Args:
+        folder: where it lies.
+        sha256: `folder_sha256` of the folder where it is known.
+
+    Raises:
+        DataError: the folder is missing or changed, holds a damaged file, no or several CT series, or one that
+            is no regular grid.
+    """
     if sha256 is not None and (found := folder_sha256(folder)) != sha256:
         raise DataError(
             f"{folder}: its files differ from the manifest (sha256 {found[:12]}, expected {sha256[:12]}); "

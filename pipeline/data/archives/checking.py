@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from pipeline.data.pairs import _find_series as find_series
+from pipeline.data.pairs import find_series
 from pipeline.data.pairs import check_pair, grid_of
 from pipeline.dicom import SeriesEntry
 from pipeline.errors import DataError
