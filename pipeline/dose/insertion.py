@@ -1,0 +1,209 @@
+"""Low-dose images from normal-dose ones: only the missing noise is added.
+
+    visible = field_of_view(hu, padding)
+    beam = covering(FanBeam(canvas_size(rows, columns), pixel_mm), visible)
+    low_dose_hu = insert_noise(hu, Acquisition(beam, flux, kernel), dose_fractions=[0.25, 0.1],
+                               slice_index=first, seed=seed, exposure=relative_mas, visible=visible)
+
+The image is projected once (at half resolution where that is fine enough: its line integrals only set the
+level of the noise), the noise that each dose lacks is drawn in the sinogram, reconstructed alone and added,
+so the normal-dose image keeps its resolution, kernel and artefacts. Work on chunks of 8 to 16 slices; the
+result does not depend on the chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+from torch.nn import functional
+
+from pipeline.dose.field_of_view import continued, from_canvas, halved, to_canvas
+from pipeline.dose.flux import Flux
+from pipeline.dose.photons import WATER_PER_MM, attenuation_per_mm
+from pipeline.dose.slices import shared_noise, slice_generator
+from pipeline.dose.statistics import draw_missing_noise, missing_variance, require_dose_fraction
+from pipeline.hu import AIR_HU
+from pipeline.projector import Beam, Kernel, filtered_back_projection, project, propagate_variance
+
+WIDEST_RAY_MM: Final = 2.0
+"""Rays up to this width keep the log bias between two metal hips (50 HU at 5 % dose) within 1 HU."""
+
+_HU_PER_ATTENUATION: Final = 1000 / WATER_PER_MM
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """How the noise came about.
+
+    Attributes:
+        beam: rays of the full-resolution scan; its `size` is the `canvas_size` of the images.
+        flux: photons at normal dose.
+        kernel: reconstruction kernel, which gives the noise its texture.
+    """
+
+    beam: Beam
+    flux: Flux
+    kernel: Kernel
+
+
+def line_integrals(hu: torch.Tensor, beam: Beam, visible: torch.Tensor | None = None) -> torch.Tensor:
+    """Line integrals through images, fine enough to set the level of noise.
+
+    They are projected at half the resolution where its rays are at most `WIDEST_RAY_MM` wide, and
+    interpolated (bicubic: linear interpolation flattens the darkest rays behind metal and costs up to 1 HU
+    of their bias). A body that reaches outside the pixels shown is continued there, see
+    `field_of_view.continued`.
+
+    Args:
+        hu: `(N, rows, columns)` HU, float32.
+        beam: the scan; its `size` is the `canvas_size` of the images.
+        visible: `(N, rows, columns)` bool, pixels that show something; None for all that every view sees.
+
+    Returns:
+        `(N, views, cells)` line integrals.
+
+    Raises:
+        ValueError: images that do not fit the beam, or show pixels that some views do not see.
+    """
+    visible = _visible(hu, beam, visible)
+    attenuation = attenuation_per_mm(to_canvas(hu, beam.size, fill=AIR_HU))
+    shown = to_canvas(visible, beam.size, fill=False)
+    whole = beam.size % 2 == 0 and beam.detector_cells % 2 == 0
+    if not (whole and 2 * beam.pixel_mm <= WIDEST_RAY_MM):
+        return _rays_through(attenuation * shown, shown, beam)
+    coarse = _rays_through(*halved(attenuation, shown), beam.coarser(2))
+    fine = functional.interpolate(coarse[:, None], beam.sinogram_shape, mode="bicubic", align_corners=False)
+    return fine[:, 0]
+
+
+def insert_noise(
+    hu: torch.Tensor,
+    acquisition: Acquisition,
+    *,
+    dose_fractions: Sequence[float],
+    slice_index: int,
+    seed: int,
+    exposure: torch.Tensor | float = 1.0,
+    thickness_over_increment: float = 1.0,
+    visible: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Images as they would have been at lower doses.
+
+    Args:
+        hu: `(N, rows, columns)` HU of consecutive slices at normal dose, float32.
+        acquisition: the scan.
+        dose_fractions: shares of the normal dose, each between 0 and 1; their noise is independent.
+        slice_index: of the first slice within its series.
+        seed: of the series; with a slice's index and the dose it fixes its noise, whatever the chunks.
+        exposure: `(N,)` mAs of each slice relative to the flux's, or one for all.
+        thickness_over_increment: slice thickness over slice spacing; above 1 neighbours share noise.
+        visible: `(N, rows, columns)` bool, pixels that show something; None for all that every view sees. All
+            others come back bit for bit.
+
+    Returns:
+        `(doses, N, rows, columns)` HU.
+
+    Raises:
+        ValueError: a dose fraction outside 0 to 1, images that do not fit the beam, or pixels shown that some
+            views do not see.
+    """
+    for dose_fraction in dose_fractions:
+        require_dose_fraction(dose_fraction)
+    beam = acquisition.beam
+    visible = _visible(hu, beam, visible)
+    counts = _expected_counts(hu, acquisition, exposure, visible)
+    noise = counts.new_empty(len(dose_fractions), *counts.shape)
+    for dose_fraction, images in zip(dose_fractions, noise, strict=True):
+        fields = shared_noise(
+            counts.shape[1:],
+            seed=seed,
+            first_slice=slice_index,
+            dose_fraction=dose_fraction,
+            thickness_over_increment=thickness_over_increment,
+            device=counts.device,
+        )
+        for number, field in zip(range(len(counts)), fields, strict=False):
+            generator = slice_generator(
+                seed=seed,
+                slice_index=slice_index + number,
+                dose_fraction=dose_fraction,
+                use="photons",
+                device=counts.device,
+            )
+            images[number] = draw_missing_noise(
+                counts[number],
+                dose_fraction,
+                generator,
+                electronic_variance=acquisition.flux.electronic_variance,
+                standard_normal=field,
+            )
+    attenuation = filtered_back_projection(noise.flatten(0, 1), beam, kernel=acquisition.kernel)
+    noise_hu = from_canvas(attenuation, *hu.shape[1:]).reshape(-1, *hu.shape) * _HU_PER_ATTENUATION
+    return torch.where(visible, hu + noise_hu, hu)
+
+
+def added_sd_hu(
+    hu: torch.Tensor,
+    acquisition: Acquisition,
+    *,
+    dose_fraction: float,
+    exposure: torch.Tensor | float = 1.0,
+    visible: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Standard deviation of the noise that `insert_noise` adds, without drawing it.
+
+    Args:
+        hu: `(N, rows, columns)` HU at normal dose.
+        acquisition: the scan.
+        dose_fraction: share of the normal dose.
+        exposure: see `insert_noise`.
+        visible: see `insert_noise`.
+
+    Returns:
+        `(N, rows, columns)` HU; zero where nothing is shown.
+
+    Raises:
+        ValueError: as `insert_noise`.
+    """
+    visible = _visible(hu, acquisition.beam, visible)
+    counts = _expected_counts(hu, acquisition, exposure, visible)
+    variances = missing_variance(counts, dose_fraction, acquisition.flux.electronic_variance)
+    images = propagate_variance(variances, acquisition.beam, kernel=acquisition.kernel)
+    return from_canvas(images, *hu.shape[1:]).sqrt() * _HU_PER_ATTENUATION * visible
+
+
+def _expected_counts(
+    hu: torch.Tensor, acquisition: Acquisition, exposure: torch.Tensor | float, visible: torch.Tensor
+) -> torch.Tensor:
+    """`(N, views, cells)` photons at normal dose."""
+    rays = line_integrals(hu, acquisition.beam, visible)
+    return acquisition.flux.expected_counts(rays, acquisition.beam, exposure)
+
+
+def _rays_through(attenuation: torch.Tensor, shown: torch.Tensor, beam: Beam) -> torch.Tensor:
+    """Line integrals of a continued body."""
+    larger = continued(attenuation, shown, beam.pixel_mm)
+    return project(larger, replace(beam, size=larger.shape[-1], cells=beam.detector_cells))
+
+
+def _visible(hu: torch.Tensor, beam: Beam, visible: torch.Tensor | None) -> torch.Tensor:
+    """Pixels that get noise, `(N, rows, columns)` bool; all of them seen by every view."""
+    if hu.ndim != 3 or max(hu.shape[1:]) > beam.size:
+        raise ValueError(
+            f"images must be (N, rows, columns) of at most {beam.size} pixels, got {tuple(hu.shape)}"
+        )
+    seen = from_canvas(beam.inside().to(hu.device), *hu.shape[1:]).expand_as(hu)
+    if visible is None:
+        return seen
+    if visible.shape != hu.shape:
+        raise ValueError(f"visible must be {tuple(hu.shape)}, got {tuple(visible.shape)}")
+    missed = int((visible & ~seen).sum())
+    if missed:
+        raise ValueError(
+            f"every pixel shown must be seen by every view, got {missed} outside the circle that "
+            f"{beam.detector_cells} cells see: take the beam from `covering`"
+        )
+    return visible

@@ -1,0 +1,159 @@
+"""What a lower dose does to one ray: variance and log bias of the noise that is missing at normal dose.
+
+A ray that expects λ photons reads N ~ Poisson(λ) + Normal(0, σe²), and −ln max(N, ½) as its line integral.
+Going from I photons down to αI adds noise of variance V(αI) − V(I) and mean b(αI) − b(I), with V and b the
+variance and the bias of the logarithm. From `low_count` photons on, both are read off their series in 1/λ
+(moments of ln(1 + x) with the cumulants of N), and the noise is close to normal. Below, the photons
+themselves are drawn.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Final
+
+import torch
+
+from pipeline.dose.photons import LEAST_COUNT
+
+_TABLE_LEAST: Final = 1e-3
+_TABLE_POINTS: Final = 64
+_TABLE_DRAWS: Final = 20_000
+
+
+def low_count(electronic_variance: float) -> float:
+    """Expected photons below which a ray is drawn photon by photon.
+
+    At 30 + σe² photons the series below are within 1 % of the exact variance and 0.2 % of the exact bias for
+    σe² from 0 to 25; at 20 they would be 6 % off for σe² = 10, and the first-order variance 19 %.
+    """
+    return 30 + electronic_variance
+
+
+def missing_variance(counts: torch.Tensor, dose_fraction: float, electronic_variance: float) -> torch.Tensor:
+    """Variance of the line-integral noise that a lower dose would have added.
+
+    For many counts I it is (1/α − 1)/I · (1 + (1 + α)/α · σe²/I); the next orders and starved rays (from
+    draws of `draw_missing_noise`, within 2 %) are included, so it stays finite at any count.
+
+    Args:
+        counts: expected photons at normal dose, any shape.
+        dose_fraction: α, the share of the normal dose that is left.
+        electronic_variance: σe² in photons².
+
+    Returns:
+        Variances in the shape of `counts`.
+
+    Raises:
+        ValueError: `dose_fraction` is not between 0 and 1.
+    """
+    require_dose_fraction(dose_fraction)
+    at_dose = counts * dose_fraction
+    threshold = low_count(electronic_variance)
+    inverse = 1 / at_dose.clamp(min=threshold)
+    variance = _powers(inverse, _steps(_variance_series(electronic_variance), dose_fraction))
+    starved = at_dose < threshold
+    table = _starved_variances(dose_fraction, electronic_variance).to(counts)
+    scale = (_TABLE_POINTS - 1) / math.log(threshold / _TABLE_LEAST)
+    place = (at_dose[starved].clamp(min=_TABLE_LEAST) / _TABLE_LEAST).log() * scale
+    lower = place.long().clamp(max=_TABLE_POINTS - 2)
+    variance[starved] = torch.lerp(table[lower], table[lower + 1], place - lower)
+    return variance
+
+
+def draw_missing_noise(
+    counts: torch.Tensor,
+    dose_fraction: float,
+    generator: torch.Generator,
+    *,
+    electronic_variance: float,
+    standard_normal: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Noise that takes line integrals from normal dose to a fraction of it, log bias included.
+
+    Args:
+        counts: expected photons at normal dose, any shape.
+        dose_fraction: α, the share of the normal dose that is left.
+        generator: draws the photons of starved rays, and the normal noise where it is not given.
+        electronic_variance: σe² in photons².
+        standard_normal: white noise to use, in the shape of `counts`; starved rays do not use it.
+
+    Returns:
+        What to add to the line integrals, in the shape of `counts`.
+
+    Raises:
+        ValueError: `dose_fraction` is not between 0 and 1.
+    """
+    require_dose_fraction(dose_fraction)
+    if standard_normal is None:
+        standard_normal = torch.randn(counts.shape, generator=generator, device=counts.device)
+    at_dose = counts * dose_fraction
+    threshold = low_count(electronic_variance)
+    inverse = 1 / at_dose.clamp(min=threshold)
+    noise = _powers(inverse, _steps(_variance_series(electronic_variance), dose_fraction)).sqrt_()
+    noise *= standard_normal
+    noise += _powers(inverse, _steps(_bias_series(electronic_variance), dose_fraction))
+    starved = at_dose < threshold
+    noise[starved] = _draw_photons(counts[starved], dose_fraction, electronic_variance, generator)
+    return noise
+
+
+def require_dose_fraction(dose_fraction: float) -> None:
+    """Raise `ValueError` unless a dose fraction lies between 0 and 1."""
+    if not 0 < dose_fraction < 1:
+        raise ValueError(f"dose_fraction must be between 0 and 1, both excluded, got {dose_fraction}")
+
+
+def _variance_series(electronic_variance: float) -> tuple[float, ...]:
+    """Coefficients of V(λ) in powers of 1/λ: r − 1/λ² + 5/2 r², with r = 1/λ + σe²/λ²."""
+    s = electronic_variance
+    return (1.0, s + 1.5, 5 * s, 2.5 * s**2)
+
+
+def _bias_series(electronic_variance: float) -> tuple[float, ...]:
+    """Coefficients of b(λ): r/2 − 1/(3λ²) + 3/4 r² + 1/(4λ³) − 2 r/λ² + 5/2 r³, to the fourth power."""
+    s = electronic_variance
+    return (0.5, s / 2 + 5 / 12, 1.5 * s + 0.75, 0.75 * s**2 + 5.5 * s)
+
+
+def _steps(series: tuple[float, ...], dose_fraction: float) -> tuple[float, ...]:
+    """Coefficients in 1/(αI) of a series at αI minus the same at I."""
+    return tuple(c * (1 - dose_fraction**power) for power, c in enumerate(series, start=1))
+
+
+def _powers(x: torch.Tensor, coefficients: tuple[float, ...]) -> torch.Tensor:
+    """c1 x + c2 x² + …, by Horner's rule."""
+    total = torch.full_like(x, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        total.mul_(x).add_(coefficient)
+    return total.mul_(x)
+
+
+def _draw_photons(
+    counts: torch.Tensor, dose_fraction: float, electronic_variance: float, generator: torch.Generator
+) -> torch.Tensor:
+    """Two scans of the same photons: at normal dose, and with each photon kept with probability α.
+
+    The kept and the lost photons are independent Poisson numbers. The read-out errors α e1 + √(1 − α²) e2 at
+    the lower dose and e1 at normal dose make the covariance of the two logs equal to the variance at normal
+    dose, to first order, so the difference of the logs is the missing noise.
+    """
+    at_dose = counts * dose_fraction
+    kept = torch.poisson(at_dose, generator=generator)
+    normal = kept + torch.poisson(counts - at_dose, generator=generator)
+    errors = torch.randn((2, *counts.shape), generator=generator, device=counts.device)
+    errors *= electronic_variance**0.5
+    kept += dose_fraction * errors[0] + (1 - dose_fraction**2) ** 0.5 * errors[1]
+    normal += errors[0]
+    return (normal.clamp_(min=LEAST_COUNT) / kept.clamp_(min=LEAST_COUNT)).log_() + math.log(dose_fraction)
+
+
+@functools.lru_cache(maxsize=32)
+def _starved_variances(dose_fraction: float, electronic_variance: float) -> torch.Tensor:
+    """Variance of `_draw_photons` from 1e-3 to `low_count` photons at lower dose, in even steps of ln λ."""
+    ends = (_TABLE_LEAST, low_count(electronic_variance))
+    at_dose = torch.linspace(math.log(ends[0]), math.log(ends[1]), _TABLE_POINTS).exp()
+    counts = (at_dose / dose_fraction)[:, None].expand(-1, _TABLE_DRAWS)
+    generator = torch.Generator().manual_seed(0)
+    return _draw_photons(counts, dose_fraction, electronic_variance, generator).var(dim=1)
