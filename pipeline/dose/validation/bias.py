@@ -12,7 +12,7 @@ from typing import Final
 
 import torch
 
-from pipeline.dose.insertion import line_integrals
+from pipeline.dose.insertion import expected_counts
 from pipeline.dose.statistics import draw_missing_noise
 from pipeline.dose.validation.bench import Bench
 from pipeline.dose.validation.check import Check, Measure, Plot
@@ -79,15 +79,14 @@ def _expected_hu(bench: Bench) -> torch.Tensor:
 def _mean_of_rays_hu(bench: Bench, normal_dose_noise_hu: torch.Tensor, draws: int) -> torch.Tensor:
     """The same of the inserted noise, from the mean of every ray over noisy normal-dose scans."""
     hu = bench.object_hu() + normal_dose_noise_hu
-    counts = bench.flux.expected_counts(line_integrals(hu, bench.beam), bench.beam)
-    log_counts = counts.log()
-    first = float(log_counts.min())
-    steps = math.ceil((float(log_counts.max()) - first) * _STEPS_PER_E_FOLD) + 1
-    grid = (first + torch.arange(steps + 1) / _STEPS_PER_E_FOLD).exp()
-    place = (log_counts - first) * _STEPS_PER_E_FOLD
-    lower = place.long().clamp(max=steps - 1)
     images = []
-    for dose in DOSES:
+    for dose, counts in zip(DOSES, expected_counts(hu, bench.acquisition, dose_fractions=DOSES), strict=True):
+        log_counts = counts.log()
+        first = float(log_counts.min())
+        steps = math.ceil((float(log_counts.max()) - first) * _STEPS_PER_E_FOLD) + 1
+        grid = (first + torch.arange(steps + 1) / _STEPS_PER_E_FOLD).exp()
+        place = (log_counts - first) * _STEPS_PER_E_FOLD
+        lower = place.long().clamp(max=steps - 1)
         table = _mean_noise(grid, dose, bench, draws)
         mean = torch.lerp(table[lower], table[lower + 1], place - lower).mean(dim=0, keepdim=True)
         images.append(bench.reconstruct_noise_hu(mean))
