@@ -14,11 +14,12 @@ from pipeline.dicom import Verdict, discover, read_series
 from pipeline.errors import DataError
 from pipeline.hu import AIR_HU, WATER_CENTRED, HUWindow
 from pipeline.inference import folder as folder_module
+from pipeline.inference import restoration
 from pipeline.inference.folder import run_folder
 from pipeline.inference.networks import Network, denoise, segment
 from pipeline.inference.outcomes import Outcome, exit_code
 from pipeline.inference.pseudonyms import Pseudonyms, load_secret
-from pipeline.inference.treatment import Treatment
+from pipeline.inference.restoration import Restoration
 from pipeline.metrics.noise import global_noise_sd_hu
 from pipeline.models import build_model
 from tests.predict_cases import LABELS, NOW, PATIENT, write_source
@@ -87,7 +88,7 @@ def network_of(module, kind="denoiser", batch_slices=2):
 
 def treatment(units=0.02, strength=1.0, with_segmenter=True):
     segmenter = network_of(Threshold(), "segmenter") if with_segmenter else None
-    return Treatment(denoiser=network_of(Brighten(units)), segmenter=segmenter, strength=strength)
+    return Restoration(denoiser=network_of(Brighten(units)), segmenter=segmenter, strength=strength)
 
 
 def run(source, target, chosen=None, now=NOW, observer=None):
@@ -259,7 +260,7 @@ def test_a_slice_that_is_missing_leaves_denoising_and_forbids_segmentation(tmp_p
 def test_without_a_denoiser_an_irregular_series_is_refused(tmp_path):
     files = write_source(tmp_path / "in", slices=5)
     files[1].unlink()
-    only_segmenter = Treatment(denoiser=None, segmenter=network_of(Threshold(), "segmenter"))
+    only_segmenter = Restoration(denoiser=None, segmenter=network_of(Threshold(), "segmenter"))
     (outcome,) = run(tmp_path / "in", tmp_path / "out", only_segmenter)
     assert (outcome.verdict, exit_code([outcome])) == (Verdict.REFUSED, 1)
 
@@ -273,14 +274,16 @@ def test_a_series_without_any_organ_is_denoised_and_says_so(tmp_path):
 def test_one_failing_series_never_stops_the_batch(tmp_path, monkeypatch):
     write_source(tmp_path / "in" / "a", "a")
     write_source(tmp_path / "in" / "b", "b")
-    treat = folder_module.treat_series
+    treat = Restoration.treat
 
-    def fail_once(entry, *arguments, **options):
+    def fail_once(self, entry, folder, **options):
         if entry.series_uid.endswith(str(ord("a"))):
+            (folder / "half").write_text("written")
             raise OSError(28, "No space left on device", f"/data/{PATIENT}")
-        return treat(entry, *arguments, **options)
+        assert not list(folder.parent.rglob("half")), "the leftovers still fill the disk"
+        return treat(self, entry, folder, **options)
 
-    monkeypatch.setattr(folder_module, "treat_series", fail_once)
+    monkeypatch.setattr(Restoration, "treat", fail_once)
     outcomes = run(tmp_path / "in", tmp_path / "out")
     assert sorted(outcome.verdict for outcome in outcomes) == ["done", "failed"]
     failed = next(outcome for outcome in outcomes if outcome.verdict == "failed")
@@ -317,9 +320,7 @@ def test_what_a_killed_run_left_behind_is_not_taken_for_done(tmp_path):
 
 def test_a_written_series_that_reads_back_differently_is_dropped(tmp_path, monkeypatch):
     write_source(tmp_path / "in")
-    from pipeline.inference import one_series
-
-    write = one_series.write_derived_series
+    write = restoration.write_derived_series
 
     def flip_a_bit(*arguments, **options):
         written = write(*arguments, **options)
@@ -328,7 +329,7 @@ def test_a_written_series_that_reads_back_differently_is_dropped(tmp_path, monke
         written[1].write_bytes(content)
         return written
 
-    monkeypatch.setattr(one_series, "write_derived_series", flip_a_bit)
+    monkeypatch.setattr(restoration, "write_derived_series", flip_a_bit)
     (outcome,) = run(tmp_path / "in", tmp_path / "out")
     assert outcome.verdict == Verdict.FAILED
     assert outcome.message.startswith("slice 2 of 3 reads back differently")

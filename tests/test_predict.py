@@ -14,6 +14,7 @@ from pipeline.config.predict import PredictSettings
 from pipeline.dicom import discover, read_series
 from pipeline.errors import BundleError, ConfigError, DataError
 from pipeline.hu import RED_CNN_PAPER, WATER_CENTRED, HUWindow
+from pipeline.inference.pseudonyms import secret_path
 from pipeline.models import build_model
 from pipeline.stages import predict
 from tests.predict_cases import LABELS, write_source
@@ -110,8 +111,7 @@ def test_outside_a_project_the_secret_lies_in_the_users_state(tmp_path, denoiser
 def test_the_users_state_has_a_default(tmp_path, monkeypatch, named):
     monkeypatch.delenv("DVC_ROOT")
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    secret = predict._secret_path(named, apart_from=())
+    secret = secret_path(named, root=tmp_path, apart_from=())
     assert secret == tmp_path / ".local" / "state" / "ldct" / "secret"
 
 

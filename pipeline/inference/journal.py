@@ -40,14 +40,16 @@ class Marker:
     Attributes:
         started: start of the first run, and the date and time in all files: a later run repeats its bytes.
         key_id: which secret the pseudonyms were made with.
+        command: which command wrote it, e.g. `predict`.
     """
 
     started: datetime
     key_id: str
+    command: str
 
     def to_json(self) -> Json:
         """The marker file's content, and the head of the journal."""
-        return {"ldct_predict": SCHEMA, "started": self.started.isoformat(), "key_id": self.key_id}
+        return {_signature(self.command): SCHEMA, "started": self.started.isoformat(), "key_id": self.key_id}
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,11 @@ class SeriesRecord:
         recipe: everything that decides the result: model hashes, strength, precision, versions.
         clock: date and time that the written files carry.
         shape: slices, rows, columns.
-        noise_sd_hu: noise before and after, where it could be measured.
+        noise_sd_hu: noise before and after, where it could be measured; of simulated doses in each folder.
         volumes_ml: volume of each segment.
         timings_s: seconds per step.
         outputs: every other file of the folder.
+        simulated: how a lower dose was simulated, see `pairs.Simulated`; absent from other records.
     """
 
     study: str
@@ -89,6 +92,14 @@ class SeriesRecord:
     volumes_ml: Mapping[str, float]
     timings_s: Mapping[str, float]
     outputs: tuple[Output, ...]
+    simulated: Mapping[str, Any] | None = None
+
+    def to_json(self) -> Json:
+        """The content of the file."""
+        content = asdict(self)
+        if self.simulated is None:
+            del content["simulated"]
+        return content
 
     def intact(self, folder: Path) -> bool:
         """Whether every output is still there, with its size."""
@@ -99,7 +110,7 @@ class SeriesRecord:
 
     def journal_line(self, folder: Path) -> Json:
         """The record in short, as the journal shows it."""
-        line = asdict(self)
+        line = self.to_json()
         outputs = line.pop("outputs")
         line["files"] = len(outputs)
         if not self.intact(folder):
@@ -108,7 +119,7 @@ class SeriesRecord:
 
 
 @contextmanager
-def sole_writer(target: Path) -> Iterator[None]:
+def sole_writer(target: Path, *, command: str) -> Iterator[None]:
     """Keep other runs out of `target`, which is made if absent.
 
     The empty lock file stays: while one run removed it, two others could both hold a lock of that name.
@@ -116,7 +127,7 @@ def sole_writer(target: Path) -> Iterator[None]:
     Raises:
         DataError: the folder holds something else, or another run writes to it.
     """
-    _check_ours_or_empty(target)
+    _check_ours_or_empty(target, command)
     target.mkdir(parents=True, exist_ok=True)
     lock = FileLock(target / LOCK)
     try:
@@ -131,7 +142,7 @@ def sole_writer(target: Path) -> Iterator[None]:
         lock.release()
 
 
-def open_target(target: Path, *, now: datetime, key_id: str) -> Marker:
+def open_target(target: Path, *, now: datetime, key_id: str, command: str) -> Marker:
     """Make `target` ours, or read the marker of an earlier run; `sole_writer` holds it.
 
     Raises:
@@ -139,8 +150,8 @@ def open_target(target: Path, *, now: datetime, key_id: str) -> Marker:
     """
     path = target / MARKER
     if not path.exists():
-        write_json(path, Marker(now, key_id).to_json())
-    marker = _read_marker(path)
+        write_json(path, Marker(now, key_id, command).to_json())
+    marker = _read_marker(path, command)
     if marker.key_id != key_id:
         raise DataError(
             f"{target}: its pseudonyms were made with another secret ({marker.key_id}, here it is {key_id}); "
@@ -206,20 +217,28 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
-def _check_ours_or_empty(target: Path) -> None:
+def _signature(command: str) -> str:
+    """The marker's key that tells the command."""
+    return f"ldct_{command.replace(' ', '_')}"
+
+
+def _check_ours_or_empty(target: Path, command: str) -> None:
     ours = (target / MARKER).exists()
     if not ours and target.is_dir() and any(path.name != LOCK for path in target.iterdir()):
-        raise DataError(f"{target}: not empty and not written by ldct predict; name a new or empty folder")
+        raise DataError(f"{target}: not empty and not written by ldct {command}; name a new or empty folder")
 
 
-def _read_marker(path: Path) -> Marker:
+def _read_marker(path: Path, command: str) -> Marker:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["ldct_predict"] != SCHEMA:
+        signature = _signature(command)
+        if signature not in content:
+            raise DataError(f"{path.parent}: not written by ldct {command}; name a new or empty folder")
+        if content[signature] != SCHEMA:
             raise DataError(
-                f"{path.parent}: written with schema {content['ldct_predict']}, this version of ldct predict "
+                f"{path.parent}: written with schema {content[signature]}, this version of ldct {command} "
                 f"writes {SCHEMA}; name a new folder"
             )
-        return Marker(datetime.fromisoformat(content["started"]), str(content["key_id"]))
+        return Marker(datetime.fromisoformat(content["started"]), str(content["key_id"]), command)
     except (ValueError, KeyError, TypeError) as damaged:
         raise DataError(f"{path}: damaged ({damaged}); name a new folder") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.bundle import Bundle
+from pipeline.dicom import SegmentLabel
 from pipeline.hu import AIR_HU
+from pipeline.inference.treatment import OnSlices
 from pipeline.models.apply import class_logits, restore_hu
 from pipeline.models.precision import Precision
 
 Volume = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 LabelMap = npt.NDArray[np.uint8]
-OnSlices = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,20 @@ def segment(
         label_map[part] = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
     label_map[padding] = 0
     return label_map
+
+
+def segment_labels(network: Network) -> tuple[SegmentLabel, ...]:
+    """Labels of the classes 1, 2, …: the body (whatever of it no organ claims), then the organs."""
+    return tuple(
+        SegmentLabel(
+            name=label["name"],
+            value=label["value"],
+            category=tuple(label["category"]),
+            type=tuple(label["type"]),
+            rgb=tuple(label["rgb"]),
+        )
+        for label in network.bundle.labels
+    )
 
 
 def _batches(

@@ -9,6 +9,7 @@ from typing import Final
 from pipeline.dicom import Finding, Geometry, SeriesEntry, Task, Verdict
 from pipeline.inference.journal import Json
 from pipeline.inference.pseudonyms import Pseudonyms
+from pipeline.inference.treatment import Treatment
 
 FINISHED: Final = frozenset({Verdict.DONE, Verdict.SLICEWISE})
 UNFIT: Final = frozenset({Verdict.REFUSED, Verdict.FAILED})
@@ -28,6 +29,7 @@ class Outcome:
         files: number of source files.
         message: for the terminal only, as it may name source files.
         reused: an earlier run had finished it.
+        remark: the result in a few words, for the terminal.
     """
 
     study: str | None
@@ -37,11 +39,12 @@ class Outcome:
     files: int
     message: str = ""
     reused: bool = False
+    remark: str = ""
 
     def journal_line(self) -> Json:
         """What the journal may hold: pseudonyms, codes and counts."""
         line = asdict(self)
-        del line["message"], line["reused"]
+        del line["message"], line["reused"], line["remark"]
         return line
 
 
@@ -60,8 +63,8 @@ class Plan:
     Attributes:
         entry: the series.
         planned: the outcome if all goes well; without a finished verdict nothing is done.
-        grid: its regular grid if it is to be segmented.
-        passes: slices that will go through a network, counted once per network.
+        grid: its regular grid, if it has one.
+        passes: slices to work on, counted once per pass of the treatment.
     """
 
     entry: SeriesEntry
@@ -70,9 +73,9 @@ class Plan:
     passes: int
 
 
-def plan_series(entry: SeriesEntry, tasks: Sequence[Task], pseudonyms: Pseudonyms) -> Plan:
+def plan_series(entry: SeriesEntry, treatment: Treatment, pseudonyms: Pseudonyms) -> Plan:
     """Foresee the verdict of a series from its headers, and name it."""
-    finding, verdict = _judge(entry, tasks)
+    finding, verdict = _judge(entry, treatment.tasks)
     outcome = Outcome(
         study=pseudonyms.name("study", entry.study_uid or entry.series_uid),
         series=pseudonyms.name("series", entry.series_uid, str(entry.part)),
@@ -84,17 +87,16 @@ def plan_series(entry: SeriesEntry, tasks: Sequence[Task], pseudonyms: Pseudonym
     if verdict not in FINISHED:
         return Plan(entry, outcome, grid=None, passes=0)
     grid = entry.geometry if entry.finding(Task.SEGMENT) is None else None
-    networks = len(tasks) if grid is not None else 1
-    return Plan(entry, outcome, grid, passes=networks * len(entry.files))
+    return Plan(entry, outcome, grid, treatment.passes(len(entry.files), has_grid=grid is not None))
 
 
 def _judge(entry: SeriesEntry, tasks: Sequence[Task]) -> tuple[Finding | None, Verdict]:
-    """A series that is no regular grid is denoised in its native slices, but not segmented."""
+    """A series that is no regular grid is worked on in its native slices, but not segmented."""
     for task in tasks:
         finding = entry.finding(task)
         if finding is None:
             continue
-        if finding.verdict == Verdict.SLICEWISE and Task.DENOISE not in tasks:
+        if finding.verdict == Verdict.SLICEWISE and tasks[0] == Task.SEGMENT:
             return finding, Verdict.REFUSED
         if finding.verdict == Verdict.SLICEWISE or task != tasks[0]:
             return finding, Verdict.SLICEWISE

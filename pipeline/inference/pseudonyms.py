@@ -7,6 +7,7 @@ import hmac
 import os
 import secrets
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,9 +50,34 @@ def load_secret(path: Path) -> bytes:
     if len(secret) < _SECRET_BYTES:
         raise DataError(
             f"{path}: {len(secret)} bytes are no pseudonym secret; restore the file, or remove it and "
-            "predict into a new folder"
+            "write into a new folder"
         )
     return secret
+
+
+def secret_path(environment: Mapping[str, str], *, root: Path, apart_from: Sequence[Path]) -> Path:
+    """Where the pseudonym secret lies: in the project, or outside of one among the user's own state.
+
+    Args:
+        environment: of the process.
+        root: the project's folder, or the current one; a project has a `dvc.yaml`.
+        apart_from: folders that get handed on.
+
+    Raises:
+        DataError: that is inside one of the folders `apart_from`.
+    """
+    in_project = environment.get("DVC_ROOT") or (root / "dvc.yaml").is_file()
+    secret = (root / ".ldct" if in_project else _state_home(environment) / "ldct").resolve() / "secret"
+    for folder in apart_from:
+        if secret.is_relative_to(folder.resolve()):
+            raise DataError(f"{folder}: holds the pseudonym secret {secret}; name a folder without it")
+    return secret
+
+
+def _state_home(environment: Mapping[str, str]) -> Path:
+    """The user's folder for state; a relative XDG_STATE_HOME is to be ignored (XDG Base Directory 0.8)."""
+    named = Path(environment.get("XDG_STATE_HOME", ""))
+    return named if named.is_absolute() else Path.home() / ".local" / "state"
 
 
 def _create_secret(path: Path) -> None:

@@ -1,79 +1,105 @@
-"""What is done to every series, and everything that decides its result."""
+"""What is done to every series of a folder: the interface between the folder and the work on one series."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
 
-from pipeline import __version__
-from pipeline.dicom import Derivation, Task
-from pipeline.inference.networks import Network
+from pipeline.dicom import Geometry, SeriesEntry, Task
+from pipeline.errors import DataError
+from pipeline.inference.journal import SeriesRecord
+
+OnSlices = Callable[[int], None]
+"""Told the number of slices that are through."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Treatment:
-    """The networks that a folder goes through.
+class Measured:
+    """What treating a series told about it (see `journal.SeriesRecord`)."""
 
-    Attributes:
-        denoiser: network of a denoiser's bundle, or None.
-        segmenter: network of a segmenter's bundle, or None; it sees the denoised slices if there are any.
-        strength: share of the denoiser's correction, 0..1.
-        not_for_diagnosis: write "not for diagnostic use" into the results.
+    noise_sd_hu: Mapping[str, float | None]
+    timings_s: Mapping[str, float]
+    reason_codes: tuple[str, ...] = ()
+    volumes_ml: Mapping[str, float] = field(default_factory=dict)
+    simulated: Mapping[str, Any] | None = None
 
-    Raises:
-        ValueError: there is neither a denoiser nor a segmenter.
-    """
 
-    denoiser: Network | None
-    segmenter: Network | None
-    strength: float = 1.0
-    not_for_diagnosis: bool = True
+class UnfitSeriesError(DataError):
+    """A series that this treatment refuses; `code` is the stable reason code."""
 
-    def __post_init__(self) -> None:
-        if self.denoiser is None and self.segmenter is None:
-            raise ValueError("a treatment needs a denoiser, a segmenter or both")
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Treatment(Protocol):
+    """Work on one series after the other; `run_folder` does the rest. Must be picklable to run in workers."""
+
+    @property
+    def command(self) -> str:
+        """The command that does this work, e.g. `predict`: a folder belongs to one command."""
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """What a series must be fit for."""
-        wanted = ((Task.DENOISE, self.denoiser), (Task.SEGMENT, self.segmenter))
-        return tuple(task for task, network in wanted if network is not None)
+        """What a series must be fit for, the main task first."""
 
     @property
-    def recipe(self) -> dict[str, Any]:
+    def recipe(self) -> Mapping[str, Any]:
         """Everything that decides the written files, as JSON; series finished with the same one are kept."""
-        return {
-            "denoiser": None if self.denoiser is None else _describe(self.denoiser),
-            "segmenter": None if self.segmenter is None else _describe(self.segmenter),
-            "strength": None if self.denoiser is None else self.strength,
-            "not_for_diagnosis": self.not_for_diagnosis,
-            "product_version": __version__,
-        }
 
-    def derivation(self, network: Network) -> Derivation:
-        """How an object written by `network` says where it comes from."""
-        settings: dict[str, str | float] = {
-            "engine": f"torch-{network.device.type}",
-            "precision": network.precision,
-        }
-        if self.denoiser is not None:
-            settings["strength"] = self.strength
-            if network is not self.denoiser:
-                settings["denoiser"] = self.denoiser.bundle.model_hash
-        return Derivation(
-            model_name=network.bundle.name,
-            model_version=network.bundle.model_hash[:12],
-            model_hash=network.bundle.model_hash,
-            settings=settings,
-            product_version=__version__,
-            not_for_diagnosis=self.not_for_diagnosis,
-        )
+    def passes(self, slices: int, *, has_grid: bool) -> int:
+        """How many slices `treat` will tell `on_slices` of, for a series of `slices`."""
+
+    def treat(
+        self,
+        entry: SeriesEntry,
+        folder: Path,
+        *,
+        grid: Geometry | None,
+        clock: datetime,
+        on_slices: OnSlices,
+    ) -> Measured:
+        """Write the results of one series into `folder`, which is empty and belongs to this call.
+
+        Args:
+            entry: the source series.
+            folder: where to write.
+            grid: the regular grid of the series, if it has one.
+            clock: date and time that the written files carry.
+            on_slices: told the number of slices that are through.
+
+        Raises:
+            SeriesError: the source cannot be read.
+            UnfitSeriesError: the source is no use to this treatment.
+            DataError: what was written reads back differently.
+        """
+
+    def remark(self, record: SeriesRecord) -> str:
+        """The result of a finished series in a few words, for the terminal."""
+
+    def write_views(self, target: Path, finished: Sequence[SeriesRecord]) -> None:
+        """Write what is made from all finished series of `target`; called at the end of every run."""
 
 
-def _describe(network: Network) -> dict[str, str]:
-    return {
-        "name": network.bundle.name,
-        "model_hash": network.bundle.model_hash,
-        "engine": f"torch-{network.device.type}",
-        "precision": network.precision,
-    }
+class Stopwatch:
+    """Seconds spent per step."""
+
+    def __init__(self) -> None:
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Add the time of the block to step `name`."""
+        started = time.perf_counter()
+        yield
+        self._seconds[name] += time.perf_counter() - started
+
+    def timings_s(self) -> dict[str, float]:
+        """Seconds of each step, rounded to milliseconds."""
+        return {name: round(seconds, 3) for name, seconds in self._seconds.items()}

@@ -1,0 +1,95 @@
+"""Simulated lower doses as a treatment: each series gets a derived partner per dose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline import __version__
+from pipeline.dicom import Geometry, SeriesEntry, Task
+from pipeline.inference.journal import SeriesRecord
+from pipeline.inference.method import Method
+from pipeline.inference.pairs import Simulated, write_pairs
+from pipeline.inference.partners import PartnerWriter
+from pipeline.inference.pseudonyms import Pseudonyms
+from pipeline.inference.scan_model import model_scan
+from pipeline.inference.survey import survey_series
+from pipeline.inference.treatment import Measured, OnSlices, Stopwatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowDose:
+    """Partners at lower doses for every series of a folder.
+
+    A series is read twice and never held: memory is bounded by a chunk of slices and a sample of them.
+
+    Attributes:
+        method: how the noise is computed.
+        pseudonyms: names for patients.
+        device: where it is computed.
+    """
+
+    method: Method
+    pseudonyms: Pseudonyms
+    device: torch.device
+
+    command = "simulate dose"
+    tasks = (Task.SIMULATE,)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Everything that decides the written files, as JSON."""
+        return {
+            **self.method.to_json(),
+            "engine": f"torch-{self.device.type}",
+            "product_version": __version__,
+        }
+
+    def passes(self, slices: int, *, has_grid: bool) -> int:  # noqa: ARG002 (the interface of all treatments)
+        """Every slice once, all doses together."""
+        return slices
+
+    def treat(
+        self,
+        entry: SeriesEntry,
+        folder: Path,
+        *,
+        grid: Geometry | None,
+        clock: datetime,
+        on_slices: OnSlices,
+    ) -> Measured:
+        """Write `normal_dose/`, a folder per dose and a preview (see `treatment.Treatment`)."""
+        watch = Stopwatch()
+        with watch.step("survey"):
+            survey = survey_series(entry)
+        with watch.step("calibrate"):
+            model = model_scan(entry, grid, survey, self.method, self.device)
+        partners = PartnerWriter(entry, folder, clock, self.method, survey, model, watch)
+        for slices in partners.write_chunks():
+            on_slices(slices)
+        return partners.conclude(self.pseudonyms)
+
+    def remark(self, record: SeriesRecord) -> str:
+        """`SD 10.1 → 20.3 HU (predicted 20.2) at 25 %`, and so on for each dose."""
+        simulated = Simulated.from_json(record.simulated or {})
+        before = record.noise_sd_hu["before"]
+        partners = ", ".join(
+            f"{_sd(dose.achieved_sd_hu)} HU (predicted {_sd(dose.predicted_sd_hu)}) "
+            f"at {100 * dose.dose_fraction:g} %"
+            for dose in simulated.doses
+        )
+        noise = "SD not measured" if before is None else f"SD {_sd(before)} → {partners}"
+        return "; ".join([noise, *simulated.warnings])
+
+    def write_views(self, target: Path, finished: Sequence[SeriesRecord]) -> None:
+        """The manifest of the pairs."""
+        write_pairs(target, finished, seed=self.method.seed)
+
+
+def _sd(hu: float | None) -> str:
+    return "?" if hu is None else f"{hu:.1f}"
