@@ -2,10 +2,10 @@
 
     python benchmarks/dose.py [--batch 16] [--repeats 5] [--slices 1000]
 
-The task: a 512² slice at a quarter of its dose. Ours adds the missing noise in the sinogram; the baseline does
-what scripts do with scikit-image: `radon` the slice, add the noise, `iradon` it, 720 parallel views both. Then
-`ldct simulate dose` runs on a synthetic series of `--slices` slices, peak memory watched. On a machine with a GPU
-the first part runs there as well. Writes `benchmarks/results/dose.json`.
+The task: a 512² slice at a quarter of its dose. Ours adds the missing noise in the sinogram; the baseline
+does what scripts do with scikit-image: `radon` the slice, add the noise, `iradon` it, in 720 parallel views.
+Then `ldct simulate dose` runs on a synthetic series of `--slices` slices, peak memory watched. On a machine
+with a GPU the first part runs there as well. Writes `benchmarks/results/dose.json`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from run import CHECKOUT, environment, machine, peak_memory
 from skimage.transform import iradon, radon
 
 from pipeline.dicom import Geometry, write_ct_series
-from pipeline.dose.insertion import Acquisition, insert_noise
 from pipeline.dose.flux import Flux
+from pipeline.dose.insertion import Acquisition, insert_noise
 from pipeline.dose.photons import WATER_PER_MM
 from pipeline.projector import FanBeam, Kernel, ParallelBeam
 
@@ -38,7 +38,9 @@ VIEWS = 720
 
 def main() -> None:
     """Measure, print the numbers and keep them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--slices", type=int, default=1000, help="0 leaves the DICOM series out")
@@ -128,7 +130,7 @@ def write_series(folder: Path, count: int) -> None:
         uid_seed="benchmark",
         series_number=1,
         series_description="benchmark",
-        study_datetime=datetime(2025, 1, 1),  # noqa: DTZ001
+        study_datetime=datetime(2025, 1, 1),
         body_part="ABDOMEN",
         kernel="HANN100",
         kvp=120.0,

@@ -285,14 +285,21 @@ def test_patients_in_challenge_and_tcia_are_flagged_and_share_a_role():
     assert patients_in_both(cases[1:], layouts) is None
 
 
-@pytest.mark.parametrize("nobody", ["", "Anonymous", "0", "ANON^001", "De-Identified", " unknown "])
-def test_placeholders_name_no_patient(nobody):
+@pytest.mark.parametrize(
+    "nobody",
+    ["", "Anonymous", "anon", "ANON^YMOUS", "0", "000-000", "N/A", "xxxx", "De-Identified", " unknown "],
+)
+def test_placeholders_name_nobody(nobody):
     assert not names_a_patient(nobody)
-    assert names_a_patient("4711")
+
+
+@pytest.mark.parametrize("patient_id", ["L067", "LIDC-IDRI-0314", "10", "Annon", "anon-17", "TCGA-34-7107"])
+def test_other_patient_ids_name_somebody(patient_id):
+    assert names_a_patient(patient_id)
 
 
 def test_body_parts_become_regions():
-    parts = ["CHEST", "THORAX^LUNG", "ABDOMEN_PELVIS", "Brain", "CAROTID ARTERY", "", None]
+    parts = ["CHEST", "THORAX^LUNG", "ABDOMEN_PELVIS", "Brain", "CAROTID ARTERY", "?", None]
     regions = ["chest", "chest", "abdomen", "head", "carotid-artery", "unknown", "unknown"]
     assert [anatomy_of(part) for part in parts] == regions
 

@@ -167,7 +167,7 @@ def test_kernels_have_names():
 
 @pytest.mark.parametrize("name", ["", "B30f", "hann:", "hann:0", "hann:-1", "hann:inf", "hann:x", "ramp:2"])
 def test_an_unknown_kernel_name_lists_the_known_ones(name):
-    with pytest.raises(ConfigError, match=r"ramp, hann, or hann:<share"):
+    with pytest.raises(ConfigError, match=r"ramp, hann, or hann:0"):
         parse_kernel(name, 0.5)
 
 

@@ -11,7 +11,6 @@ import pytest
 from pipeline.dicom import DerivedSeriesWriter, Geometry, discover, read_series, write_ct_series
 from pipeline.errors import ConfigError, DataError
 from pipeline.inference import partners, read_back
-from pipeline.inference.pairs import anatomy_of, names_a_patient
 from pipeline.manifest import folder_sha256, read_manifest, read_split
 from pipeline.stages import dose
 
@@ -201,24 +200,6 @@ def test_patients_are_pseudonyms_and_a_placeholder_gives_way_to_the_study(tmp_pa
         assert name.endswith(".dcm") or b"DOE" not in content
 
 
-@pytest.mark.parametrize("patient_id", ["", "Anonymous", "anon", "ANON^YMOUS", "0", "000-000", "N/A", "xxxx"])
-def test_placeholders_name_nobody(patient_id):
-    assert not names_a_patient(patient_id)
-
-
-@pytest.mark.parametrize("patient_id", ["L067", "LIDC-IDRI-0314", "10", "Annon", "anon-17", "TCGA-34-7107"])
-def test_other_patient_ids_name_somebody(patient_id):
-    assert names_a_patient(patient_id)
-
-
-@pytest.mark.parametrize(
-    ("body_part", "anatomy"),
-    [("CHEST", "chest"), ("Head/Neck ", "head-neck"), (None, "unknown"), ("?", "unknown")],
-)
-def test_anatomy_is_a_word_safe_in_file_names(body_part, anatomy):
-    assert anatomy_of(body_part) == anatomy
-
-
 def test_tags_without_exposure_refuse_the_series_and_name_the_way_out(tmp_path, capsys):
     def strip(dataset):
         for keyword in ("Exposure", "XRayTubeCurrent", "KVP"):
@@ -284,7 +265,7 @@ def test_a_slice_that_reads_back_differently_drops_its_series(tmp_path, monkeypa
         ({"doses": []}, "name at least one"),
         ({"flux": "many"}, "--flux many: must be image, tags or a number"),
         ({"flux": "-5"}, "--flux -5: must be image, tags or a number"),
-        ({"kernel": "B30f"}, "unknown kernel 'B30f'"),
+        ({"kernel": "B30f"}, "unknown --kernel 'B30f'"),
         ({"geometry": "cone"}, "--geometry cone: must be one of fan, parallel"),
         ({"bowtie": "leg"}, "--bowtie leg: must be one of auto, body, head, none"),
     ],

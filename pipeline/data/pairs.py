@@ -162,8 +162,8 @@ def find_series(folder: Path, sha256: str | None) -> SeriesEntry:
         sha256: `folder_sha256` of the folder where it is known.
 
     Raises:
-        DataError: the folder is missing or changed, holds a damaged file, no or several CT series, or one that
-            is no regular grid.
+        DataError: the folder is missing or changed, holds a damaged file, no or several CT series, or one
+            that is no regular grid.
     """
     if sha256 is not None and (found := folder_sha256(folder)) != sha256:
         raise DataError(

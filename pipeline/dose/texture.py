@@ -62,7 +62,7 @@ def parse_kernel(name: str, pixel_mm: float) -> Kernel:
     cutoff = _positive_number(share if colon else "1") if family == "hann" else None
     if cutoff is None:
         raise ConfigError(
-            f"unknown kernel {name!r}; give ramp, hann, or hann:<share of the Nyquist frequency>, as hann:0.6"
+            f"unknown --kernel {name!r}; give image, ramp, hann, or hann:0.6 (share of the Nyquist frequency)"
         )
     return Kernel(cutoff / (2 * pixel_mm))
 
@@ -82,7 +82,7 @@ def estimate_kernel(hu: npt.NDArray[np.float32], regions: Regions, beam: Beam) -
         The fit. With fewer than four regions, or without noise in them: a Hann window that ends at the
         Nyquist frequency, and a warning.
     """
-    power = measured_power(regions.cut(hu))
+    power = measured_power(regions.cut(hu)) if len(regions) else np.empty((0, 1))
     power = power[power.sum(axis=1) > 0]
     if len(power) < FEWEST_REGIONS:
         return KernelFit(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,11 +14,6 @@ from pipeline.manifest import ManifestCase, holdout_roles, write_manifest, write
 NORMAL_DOSE: Final = "normal_dose"
 MANIFEST: Final = "manifest"
 SPLIT: Final = "holdout"
-UNKNOWN_ANATOMY: Final = "unknown"
-_NOBODY: Final = re.compile(
-    r"|0+|x+|na|no(ne|name|id)|unknown|anon(ym[a-z]*)?|(de|un)identified|removed|withheld|hidden|patient|subject|test"
-)
-"""PatientIDs, lower case and without punctuation, that a de-identification gives to everyone."""
 
 
 @dataclass(frozen=True)
@@ -87,16 +81,6 @@ class Simulated:
 def dose_folder(dose_fraction: float) -> str:
     """`dose_0.25`: where the partner at a quarter of the dose lies."""
     return f"dose_{dose_fraction:g}"
-
-
-def anatomy_of(body_part: str | None) -> str:
-    """A body part as a word for manifests: lower case letters and digits, joined by `-`."""
-    return "-".join(re.findall(r"[a-z0-9]+", (body_part or "").lower())) or UNKNOWN_ANATOMY
-
-
-def names_a_patient(patient_id: str) -> bool:
-    """Whether a PatientID tells patients apart: not empty and no placeholder such as `Anonymous` or `0`."""
-    return not _NOBODY.fullmatch(re.sub(r"[\W_]", "", patient_id.lower()))
 
 
 def write_pairs(target: Path, finished: Sequence[SeriesRecord], *, seed: int) -> None:

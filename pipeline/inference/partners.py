@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.data.archives.identity import anatomy_of, names_a_patient
 from pipeline.dicom import CTSlice, DerivedSeriesWriter, SeriesEntry, read_slices, simulated_dose
 from pipeline.dicom.writing import slice_file_name
 from pipeline.dose.field_of_view import field_of_view
@@ -22,9 +23,7 @@ from pipeline.inference.pairs import (
     NORMAL_DOSE,
     Simulated,
     SimulatedDose,
-    anatomy_of,
     dose_folder,
-    names_a_patient,
 )
 from pipeline.inference.preview import save_dose_preview
 from pipeline.inference.pseudonyms import Pseudonyms

@@ -104,7 +104,7 @@ def _save(path: Path, blank: Bundle, score: Score, tensors: Mapping[str, Tensor]
 
 
 def _registered_kind(bundle: Bundle) -> str:
-    """`denoiser` for low dose, else e.g. `denoiser-blur`: `ldct predict` takes champions, which get low dose."""
+    """`denoiser` for low dose, else e.g. `denoiser-blur`, so that `ldct predict` never takes it as champion."""
     return "-".join([bundle.kind, *(step["kind"] for step in bundle.training.get("degradation", ()))])
 
 

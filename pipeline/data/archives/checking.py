@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from pipeline.data.pairs import find_series
-from pipeline.data.pairs import check_pair, grid_of
+from pipeline.data.pairs import check_pair, find_series, grid_of
 from pipeline.dicom import SeriesEntry
 from pipeline.errors import DataError
 from pipeline.manifest import ManifestCase, read_manifest, read_split

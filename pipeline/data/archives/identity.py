@@ -8,7 +8,7 @@ from typing import Final
 UNKNOWN_ANATOMY: Final = "unknown"
 
 _NOBODY: Final = re.compile(
-    r"|0+|x+|na|no(ne|name|id)|unknown|anon\w*|(de)?identified|removed|withheld|hidden|patient|subject|test"
+    r"|0+|x+|na|no(ne|name|id)|unknown|anon(ym[a-z]*)?|(de|un)?identified|removed|withheld|hidden|patient|subject|test"
 )
 """PatientIDs, lower case and without punctuation, that a de-identification gives to everyone."""
 
