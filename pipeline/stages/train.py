@@ -104,7 +104,7 @@ def _save(path: Path, blank: Bundle, score: Score, tensors: Mapping[str, Tensor]
 
 
 def _registered_kind(bundle: Bundle) -> str:
-    """`denoiser` for low dose, else e.g. `denoiser-blur`, so that `ldct predict` never takes it as champion."""
+    """`denoiser` for low dose, else e.g. `denoiser-blur`, which `ldct predict` never takes by itself."""
     return "-".join([bundle.kind, *(step["kind"] for step in bundle.training.get("degradation", ()))])
 
 
