@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -95,9 +96,35 @@ RED_CNN_PAPER: Final = HUScale(zero_hu=-1024.0, unit_hu=4096.0)
 """[-1024, 3072] HU to [0, 1], as published (Chen et al. 2017, doi:10.1109/TMI.2017.2715284)."""
 
 
-def display_window(region: str | None) -> HUWindow:
-    """The window in which a body region is drawn, whatever its spelling.
+_REGIONS: Final = {
+    "spine": r"spine|lumbar|vertebra|sacrum|coccyx",
+    "chest": r"chest|thora|lung|heart|cardi|breast|mediast|esophag|clavicle",
+    "abdomen": r"abd|liver|kidney|pancrea|spleen|stomach|bowel|colon",
+    "pelvis": r"pelvi|hip|bladder|prostate|uterus|cervix|ovary|rectum",
+    "extremity": r"extremity|shoulder|elbow|wrist|hand|thigh|knee|ankle|foot|\barms?\b|\blegs?\b",
+    "head": r"head|brain|skull|neuro|face|sinus|orbit|temporal|jaw|\bears?\b|\beyes?\b",
+    "neck": r"neck|thyroid|larynx",
+}
+"""What BodyPartExamined says of each region: PS3.16 annex L and the words of public collections.
+
+The first region named counts; the head is late because its window and bowtie do not fit a scan that goes on
+into the body."""
+
+
+def body_region(body_part: str | None) -> str:
+    """The region of the body that a BodyPartExamined names, whatever its spelling.
+
+    Returns:
+        `chest`, `abdomen`, `pelvis`, `head`, `neck`, `spine` or `extremity`; `unknown` for all other text,
+        none of which is repeated: it may name a person.
+    """
+    text = (body_part or "").lower().replace("_", " ")
+    return next((region for region, words in _REGIONS.items() if re.search(words, text)), "unknown")
+
+
+def display_window(body_part: str | None) -> HUWindow:
+    """The window in which a body part is drawn.
 
     The abdomen's for all but the head: it shows the noise of a chest better than the lung window.
     """
-    return HEAD if (region or "").lower() in ("head", "brain") else ABDOMEN
+    return HEAD if body_region(body_part) == "head" else ABDOMEN

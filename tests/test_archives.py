@@ -17,7 +17,7 @@ from pipeline.data.archives import (
     patients_in_both,
     scan_archive,
 )
-from pipeline.data.archives.identity import anatomy_of, names_a_patient
+from pipeline.data.archives.identity import names_a_patient
 from pipeline.data.pairs import read_pair
 from pipeline.dicom import Derivation, deterministic_uid, simulated_dose, write_derived_series
 from pipeline.manifest import ManifestCase, read_manifest, read_split, write_manifest, write_split
@@ -179,6 +179,29 @@ def test_a_simulated_series_shares_the_noise_of_its_source(tmp_path):
     assert (pair.dose_fraction, pair.noise, str(pair.low_dose.folder)) == (0.025, "shared", "P/b")
 
 
+def test_denoised_copies_of_either_dose_are_no_partners(tmp_path):
+    def derive(series, place, **purpose):
+        arguments = {"derivation": Derivation("method", "", "", {}, "0.1.0"), "now": NOON, **purpose}
+        write_derived_series(series, series.hu, tmp_path / place, **arguments)
+        return read_only_series(tmp_path / place)
+
+    measured, simulated = (
+        read_only_series(add_scan(tmp_path, patient, mas=200, name="normal")) for patient in "PQ"
+    )
+    add_scan(tmp_path, "P", mas=50, name="low")
+    derive(measured, "P/normal denoised")
+    derive(derive(simulated, "Q/low", purpose=simulated_dose(0.1)), "Q/low denoised")
+    scan = scanned(tmp_path)
+    pairs = {(str(pair.normal_dose.folder), str(pair.low_dose.folder)) for pair in scan.pairs}
+    assert (pairs, scan.refused) == ({("P/normal", "P/low"), ("Q/normal", "Q/low")}, ())
+
+
+def test_a_body_part_that_names_a_person_reaches_no_manifest(tmp_path):
+    for name, mas in (("a", 200), ("b", 50)):
+        add_scan(tmp_path, "P", mas=mas, name=name, BodyPartExamined="DOE JOHN 1950")
+    assert [pair.anatomy for pair in scanned(tmp_path).pairs] == ["unknown"]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -298,12 +321,6 @@ def test_other_patient_ids_name_somebody(patient_id):
     assert names_a_patient(patient_id)
 
 
-def test_body_parts_become_regions():
-    parts = ["CHEST", "THORAX^LUNG", "ABDOMEN_PELVIS", "Brain", "CAROTID ARTERY", "?", None]
-    regions = ["chest", "chest", "abdomen", "head", "carotid-artery", "unknown", "unknown"]
-    assert [anatomy_of(part) for part in parts] == regions
-
-
 @pytest.fixture
 def archive(tmp_path) -> tuple[Path, Path]:
     """A manifest of three generic patients, and its root."""
@@ -393,6 +410,24 @@ def test_one_series_at_both_doses_a_case_without_low_dose_and_a_split_with_holes
     assert "not in cases.csv" in messages[2]
     shutil.rmtree(manifest / "splits")
     assert "holds no split" in faults(archive)[-1]
+
+
+def test_a_simulated_dose_as_normal_dose_is_a_fault(archive):
+    manifest, root = archive
+    add_series(root / "dose_0.25", series="quarter", SeriesDescription="Thorax SIMULATED 25% dose")
+    first, *others = read_manifest(manifest)
+    swapped = replace(first, normal_dose="dose_0.25", normal_dose_sha256=None)
+    write_manifest(manifest, [swapped, *others])
+    (message,) = faults(archive)
+    assert message.startswith("normal_dose is a simulated low dose")
+
+
+def test_copies_of_a_series_are_named_as_copies(tmp_path):
+    normal = add_scan(tmp_path, "P1", mas=200, name="normal")
+    shutil.copytree(normal, tmp_path / "P1" / "copy")
+    add_scan(tmp_path, "P1", mas=50, name="low")
+    reasons = [refusal.reason for refusal in scanned(tmp_path).refused]
+    assert reasons == ["copies of one series in P1/copy, P1/normal; keep one"]
 
 
 def ldct(*arguments: object):

@@ -5,7 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.data.pairs import anatomy_correlation, check_pair, check_same_anatomy, grid_distance_mm
+from pipeline.data.pairs import (
+    anatomy_correlation,
+    check_not_swapped,
+    check_pair,
+    check_same_anatomy,
+    grid_distance_mm,
+)
 from pipeline.dicom import Geometry
 from pipeline.errors import DataError
 
@@ -73,3 +79,11 @@ def test_uniform_volumes_are_alike_and_unlike_a_body():
     air, water = (np.full((6, 96, 96), hu) for hu in (-1000.0, 0.0))
     assert anatomy_correlation(air, air) == anatomy_correlation(water, water) == 1.0
     assert anatomy_correlation(water, body_hu(15, 20, seed=1)) == 0.0
+
+
+def test_swapped_doses_are_refused_with_both_noises():
+    normal, low = body_hu(15, 10, seed=1), body_hu(15, 20, seed=2)
+    check_not_swapped(normal, low)
+    check_not_swapped(normal, body_hu(15, 10, seed=3))
+    with pytest.raises(DataError, match=r"less noise than normal_dose \(SD \d+\.\d and \d+\.\d HU\)"):
+        check_not_swapped(low, normal)

@@ -117,13 +117,16 @@ def test_simulation_goes_slice_by_slice_where_there_is_no_grid(tmp_path, heights
 @pytest.mark.parametrize(
     ("tags", "mas"),
     [
-        ({"Exposure": "120", "XRayTubeCurrent": "400", "ExposureTime": "500"}, 120.0),
-        ({"Exposure": "0", "XRayTubeCurrent": "400", "ExposureTime": "500"}, 200.0),
-        ({"XRayTubeCurrent": "400", "ExposureInuAs": "90000"}, 90.0),
+        ({"Exposure": "15", "XRayTubeCurrent": "499", "ExposureTime": "500"}, 249.5),
+        ({"Exposure": "32", "XRayTubeCurrent": "639", "ExposureTime": "800"}, 511.2),
+        ({"Exposure": "300", "XRayTubeCurrent": "360"}, 300.0),
+        ({"Exposure": "120", "XRayTubeCurrent": "0", "ExposureTime": "500"}, 120.0),
+        ({"Exposure": "-1", "XRayTubeCurrent": "400", "ExposureInuAs": "90000"}, 90.0),
+        ({"XRayTubeCurrent": "-400", "ExposureTime": "-500"}, None),
         ({"XRayTubeCurrent": "400"}, None),
     ],
 )
-def test_exposure_is_read_in_mas_from_whichever_tag_has_it(tmp_path, tags, mas):
+def test_exposure_is_tube_current_by_time_and_else_what_another_tag_says(tmp_path, tags, mas):
     assert stack(tmp_path, **tags).exposure_mas == (mas,) * 3
 
 
@@ -139,6 +142,15 @@ def test_patients_can_be_told_apart_but_are_not_shown(tmp_path):
     assert entry.patient_key == "SECRET-ID"
     assert "SECRET" not in repr(entry)
     assert entry.series_description == "abdomen"
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL, reason="LDCT_REAL_DATA is not set")
+def test_real_ge_scans_have_the_exposure_of_a_rotation():
+    ct = Path(str(REAL)) / "ct"
+    found = [*discover(ct / "tcga_single_slices").series, *discover(ct / "covid_sbu_single_slices").series]
+    known = {entry.exposure_mas[0] for entry in found if (entry.manufacturer or "").startswith("GE")}
+    assert {249.5, 131.0, 511.2} <= known
 
 
 @pytest.mark.real

@@ -256,3 +256,9 @@ def test_dicom_text_is_cleaned_before_it_is_shown(tmp_path):
     entry = only_entry(tmp_path)
     assert entry.kernel == "B30f 31m b"
     assert entry.body_part is None
+
+
+def test_a_header_of_garbage_behind_the_prefix_is_unreadable_not_skipped(tmp_path):
+    (tmp_path / "IM1").write_bytes(bytes(128) + b"DICM" + b"\x08\x00\x05\x00UL\x04\x00garbage, not a header")
+    (finding,) = discover(tmp_path).findings
+    assert (finding.code, finding.verdict) == (Code.UNREADABLE, Verdict.FAILED)

@@ -73,7 +73,7 @@ def test_truncated_pixels_fail_and_name_the_file_only(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("change", ["gone", "no pixels", "another size"])
+@pytest.mark.parametrize("change", ["gone", "no pixels", "another size", "another rescale", "no rescale"])
 def test_file_that_changed_since_it_was_found_fails(tmp_path, change):
     (path,) = save_stack(tmp_path, [(0, 0, 0)])
     (entry,) = discover(tmp_path).series
@@ -81,6 +81,10 @@ def test_file_that_changed_since_it_was_found_fails(tmp_path, change):
         path.unlink()
     elif change == "no pixels":
         save(make_slice(PixelData=None), path)
+    elif change == "another rescale":
+        save(make_slice(RescaleIntercept=-1024), path)
+    elif change == "no rescale":
+        save(make_slice(RescaleSlope=None), path)
     else:
         save(make_slice(np.zeros((8, 8), np.int16)), path)
     with pytest.raises(SeriesError, match="CORRUPT_PIXEL_DATA"):

@@ -17,7 +17,6 @@ from pipeline.dicom import (
     read_slices,
     reads_back,
     simulated_dose,
-    source_digests,
     write_derived_series,
 )
 from tests.dicom_factory import NOON, make_slice, save, save_stack
@@ -31,7 +30,7 @@ DERIVATION = Derivation("dose simulation", "", "", SETTINGS, "0.1.0")
 def writer_for(entry, folder, *, dose=0.25):
     return DerivedSeriesWriter(
         entry,
-        source_digests(entry),
+        [one.pixel_digest for one in read_slices(entry)],
         folder,
         derivation=DERIVATION,
         purpose=simulated_dose(dose),

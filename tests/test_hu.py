@@ -11,6 +11,7 @@ from pipeline.hu import (
     WATER_CENTRED,
     HUScale,
     HUWindow,
+    body_region,
     display_window,
 )
 
@@ -52,11 +53,28 @@ def test_impossible_windows_and_scales_are_refused(wrong) -> None:
         wrong()
 
 
-@pytest.mark.parametrize("region", ["head", "HEAD", "BRAIN"])
-def test_a_head_is_drawn_in_its_own_window(region: str) -> None:
-    assert display_window(region) == HEAD
+@pytest.mark.parametrize(
+    ("region", "body_parts"),
+    [
+        ("head", ["HEAD", "Brain", "HEADNECK", "SKULL", "TEMPORAL BONE", "INNER EAR", "head"]),
+        ("neck", ["NECK"]),
+        ("chest", ["CHEST", "THORAX^LUNG", "HEART", "CHEST_TO_PELVIS", "HEAD_NECK_CHEST"]),
+        ("abdomen", ["ABDOMEN_PELVIS", "LIVER", "ABD"]),
+        ("pelvis", ["PELVIS", "HIP", "BLADDER"]),
+        ("spine", ["CSPINE", "THORACIC SPINE", "SSPINE"]),
+        ("extremity", ["KNEE", "LEG", "ARM_LEFT", "SKULL BASE TO THIGH"]),
+        ("unknown", ["DOE JOHN 1950", "CHARMING", "PHANTOM", "?", "", None]),
+    ],
+)
+def test_body_parts_become_regions_of_a_closed_list(region: str, body_parts: list[str | None]) -> None:
+    assert {body_region(part) for part in body_parts} == {region}
 
 
-@pytest.mark.parametrize("region", ["chest", "abdomen", "", None])
-def test_everything_else_is_drawn_in_the_window_of_the_abdomen(region: str | None) -> None:
-    assert display_window(region) == ABDOMEN
+@pytest.mark.parametrize("body_part", ["head", "BRAIN", "ORBIT"])
+def test_a_head_is_drawn_in_its_own_window(body_part: str) -> None:
+    assert display_window(body_part) == HEAD
+
+
+@pytest.mark.parametrize("body_part", ["chest", "abdomen", "HEAD_NECK_CHEST", "", None])
+def test_everything_else_is_drawn_in_the_window_of_the_abdomen(body_part: str | None) -> None:
+    assert display_window(body_part) == ABDOMEN

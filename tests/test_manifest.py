@@ -1,5 +1,7 @@
 """Manifests and splits: what is written is read back, and every bad line is named."""
 
+import csv
+import errno
 import hashlib
 from collections import Counter
 from pathlib import Path
@@ -160,6 +162,18 @@ def test_folder_digest_is_the_stated_formula(tmp_path):
     (tmp_path / "a").write_bytes(b"one")
     lines = f"a\0{hashlib.sha256(b'one').hexdigest()}\nb/2\0{hashlib.sha256(b'two').hexdigest()}\n"
     assert folder_sha256(tmp_path) == hashlib.sha256(lines.encode()).hexdigest()
+
+
+def test_a_disk_that_fills_up_leaves_no_part_of_a_manifest(tmp_path, monkeypatch):
+    def fill_up(writer, rows):
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    write_manifest(tmp_path, [case("a", "a")])
+    before = (tmp_path / "cases.csv").read_bytes()
+    monkeypatch.setattr(csv.DictWriter, "writerows", fill_up)
+    with pytest.raises(OSError, match="no space"):
+        write_manifest(tmp_path, [case("b", "b")])
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("cases.csv", before)]
 
 
 def test_folder_digest_sees_a_renamed_file_but_no_folder_name_or_hidden_file(tmp_path):

@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 from pipeline.dicom import CTSeries, Geometry, SeriesEntry, Task, Verdict, discover, read_series
 from pipeline.errors import DataError
 from pipeline.manifest import ManifestCase, folder_sha256
+from pipeline.metrics.noise import global_noise_sd_hu
 
 _GRID_TOLERANCE: Final = 0.1
 """Largest distance between the same voxel of two grids, as a fraction of the smallest voxel step."""
@@ -23,6 +24,8 @@ _COMPARED_SLICES: Final = 5
 _SMOOTHING_PIXELS: Final = 2.0
 _BODY_ABOVE_HU: Final = -500.0
 _UNIFORM_BELOW_HU: Final = 1.0
+_LEAST_NOISE_RATIO: Final = 0.9
+"""Noise of the low over that of the normal dose; at equal noise the measure varies by a few per cent."""
 
 
 def read_pair(case: ManifestCase, root: Path) -> tuple[CTSeries, CTSeries]:
@@ -36,7 +39,8 @@ def read_pair(case: ManifestCase, root: Path) -> tuple[CTSeries, CTSeries]:
 
     Raises:
         DataError: a folder is missing or changed, holds no or several CT series, a series is damaged or not a
-            regular grid, or the two are on different grids, are the same images, or show other anatomy.
+            regular grid, or the two are on different grids, are the same images, show other anatomy, or are
+            swapped.
     """
     if case.low_dose is None:
         raise DataError("no low_dose series; fill it in, or simulate the low dose first")
@@ -47,6 +51,7 @@ def read_pair(case: ManifestCase, root: Path) -> tuple[CTSeries, CTSeries]:
     if np.array_equal(pair[0].hu, pair[1].hu):
         raise DataError("normal_dose and low_dose are the same images; check the paths in cases.csv")
     check_same_anatomy("low_dose", normal_dose_hu=pair[0].hu, other_hu=pair[1].hu)
+    check_not_swapped(pair[0].hu, pair[1].hu)
     return pair
 
 
@@ -108,6 +113,27 @@ def check_same_anatomy(name: str, *, normal_dose_hu: npt.NDArray[Any], other_hu:
         raise DataError(
             f"normal_dose and {name} do not show the same anatomy (correlation {correlation:.2f}, "
             f"at least {_LEAST_CORRELATION} expected); check the paths in cases.csv"
+        )
+
+
+def check_not_swapped(normal_dose_hu: npt.NDArray[Any], low_dose_hu: npt.NDArray[Any]) -> None:
+    """Refuse a low dose that is less noisy than its normal dose: a network would learn to add noise.
+
+    Args:
+        normal_dose_hu: (slices, rows, columns) HU.
+        low_dose_hu: the same shape, HU.
+
+    Raises:
+        DataError: the low dose has clearly less noise; without soft tissue to measure it in, nothing is said.
+    """
+    normal_sd_hu = global_noise_sd_hu(normal_dose_hu, normal_dose_hu)
+    low_sd_hu = global_noise_sd_hu(normal_dose_hu, low_dose_hu)
+    if normal_sd_hu is None or low_sd_hu is None:
+        return
+    if low_sd_hu < _LEAST_NOISE_RATIO * normal_sd_hu:
+        raise DataError(
+            f"low_dose has less noise than normal_dose (SD {low_sd_hu:.1f} and {normal_sd_hu:.1f} HU); "
+            "if they are swapped in cases.csv, swap them back, else remove the case"
         )
 
 

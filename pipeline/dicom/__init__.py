@@ -5,7 +5,7 @@ from pipeline.dicom.derived import DerivedSeriesWriter, reads_back, write_derive
 from pipeline.dicom.discovery import Discovery, SeriesEntry, discover
 from pipeline.dicom.geometry import Geometry
 from pipeline.dicom.phantom import write_ct_series
-from pipeline.dicom.reading import CTSeries, CTSlice, read_series, read_slices, source_digests
+from pipeline.dicom.reading import CTSeries, CTSlice, read_series, read_slices
 from pipeline.dicom.segmentation import SegmentLabel, write_segmentation
 from pipeline.dicom.uids import deterministic_uid
 from pipeline.dicom.verdicts import VERDICTS, Code, Finding, Observation, SeriesError, Task, Verdict
@@ -34,7 +34,6 @@ __all__ = [
     "read_slices",
     "reads_back",
     "simulated_dose",
-    "source_digests",
     "write_ct_series",
     "write_derived_series",
     "write_segmentation",

@@ -121,9 +121,8 @@ def _lacks_uid(header: SliceHeader) -> bool:
 def _is_not_hu(header: SliceHeader) -> bool:
     return (
         header.samples != 1
-        or header.rescale_slope is None
-        or header.rescale_slope <= 0
-        or header.rescale_intercept is None
+        or header.rescale is None
+        or header.rescale.slope <= 0
         or header.rescale_type not in _HOUNSFIELD_TYPES
     )
 

@@ -30,7 +30,7 @@ class DerivedSeriesWriter:
 
     Args:
         entry: the source.
-        pixel_digests: the `pixel_digest` of each of its slices (`source_digests`); UIDs depend on them all.
+        pixel_digests: the `pixel_digest` of each of its slices; UIDs depend on them all.
         folder: where to write; made if absent, and it must be empty.
         derivation: what makes the new pixels.
         purpose: `DENOISED` or a `simulated_dose`.

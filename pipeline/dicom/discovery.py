@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline.dicom.defects import format_defects, is_localizer
 from pipeline.dicom.geometry import Geometry
 from pipeline.dicom.headers import SliceHeader, read_header
+from pipeline.dicom.pixels import Rescale
 from pipeline.dicom.stacking import has_duplicate_positions, same_orientation, stack_slices
 from pipeline.dicom.verdicts import Code, Finding, Observation, Task, file_finding, gravest
 from pipeline.errors import DataError
@@ -22,8 +23,8 @@ class SeriesEntry:
 
     `files` and `sop_instance_uids` are in order along the slice normal. A series that holds several stacks
     (another matrix, orientation or acquisition, a localizer) gives one entry for each, numbered by `part`.
-    `pixel_spacing_mm` is between rows and between columns. `exposure_mas`, one per slice, is Exposure, else
-    tube current × time. `patient_key` is PatientID, to tell patients apart: it belongs in no output.
+    `pixel_spacing_mm` is between rows and between columns. `rescales` and `exposure_mas` are one per slice.
+    `patient_key` is PatientID, to tell patients apart: it belongs in no output.
     """
 
     series_uid: str
@@ -40,6 +41,7 @@ class SeriesEntry:
     slice_thickness_mm: float | None
     kernel: str | None
     kvp: float | None
+    rescales: tuple[Rescale | None, ...]
     exposure_mas: tuple[float | None, ...]
     manufacturer: str | None
     body_part: str | None
@@ -192,6 +194,7 @@ def _entry(slices: Sequence[SliceHeader], part: int) -> SeriesEntry:
         slice_thickness_mm=first.slice_thickness_mm,
         kernel=first.kernel,
         kvp=first.kvp,
+        rescales=tuple(header.rescale for header in stack.slices),
         exposure_mas=tuple(header.exposure_mas for header in stack.slices),
         manufacturer=first.manufacturer,
         body_part=first.body_part,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -13,11 +13,13 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedE
 from pipeline.dicom.elements import clean, integer_of, number_of, numbers_of, text_of, values_of
 from pipeline.dicom.encoding import is_lossy, transfer_syntax
 from pipeline.dicom.geometry import Vector, are_orthonormal
+from pipeline.dicom.pixels import Rescale
 from pipeline.dicom.quiet import quiet_pydicom
 from pipeline.dicom.verdicts import Code, Finding, file_finding
 from pipeline.dicom.writing import PRODUCT
 
 CT_CLASSES: Final = frozenset({CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage})
+_UNKNOWN_MODALITY: Final = "unknown"
 _DIRECTORY_CLASS: Final = "1.2.840.10008.1.3.10"
 _KEYWORDS: Final = [
     "SpecificCharacterSet",
@@ -80,8 +82,7 @@ class SliceHeader:
     samples: int
     bits_allocated: int
     bits_stored: int
-    rescale_slope: float | None
-    rescale_intercept: float | None
+    rescale: Rescale | None
     rescale_type: str
     position_mm: Vector | None
     row_cosines: Vector | None
@@ -138,51 +139,60 @@ def _no_dicom(path: Path) -> Finding:
 def _parse(path: Path, dataset: pydicom.Dataset) -> SliceHeader | Finding | None:
     meta = getattr(dataset, "file_meta", pydicom.Dataset())
     sop_class = text_of(dataset, "SOPClassUID") or text_of(meta, "MediaStorageSOPClassUID")
-    modality = clean(text_of(dataset, "Modality")) or "unknown"
-    rows, columns = integer_of(dataset, "Rows"), integer_of(dataset, "Columns")
     if sop_class == _DIRECTORY_CLASS or path.name.upper() == "DICOMDIR":
         return None
+    rows, columns = integer_of(dataset, "Rows"), integer_of(dataset, "Columns")
     if rows is None or columns is None or rows < 1 or columns < 1:
-        if sop_class in CT_CLASSES:
-            message = f"{path.name}: a CT image without a matrix; copy the file again"
-            return file_finding(Code.UNREADABLE, message, path)
-        return file_finding(
-            Code.NOT_AN_IMAGE, f"{path.name}: a DICOM object without an image (modality {modality})", path
-        )
-    orientation = numbers_of(dataset, "ImageOrientationPatient", 6)
-    row_cosines, column_cosines = _plane(orientation)
-    position = numbers_of(dataset, "ImagePositionPatient", 3)
-    spacing = numbers_of(dataset, "PixelSpacing", 2)
+        return _no_image(path, sop_class, _modality(dataset))
+    sop_instance = text_of(dataset, "SOPInstanceUID") or text_of(meta, "MediaStorageSOPInstanceUID")
+    return _slice_header(path, dataset, sop_class, sop_instance, (rows, columns))
+
+
+def _no_image(path: Path, sop_class: str, modality: str) -> Finding:
+    if sop_class in CT_CLASSES:
+        message = f"{path.name}: a CT image without a matrix; copy the file again"
+        return file_finding(Code.UNREADABLE, message, path)
+    if not sop_class and modality == _UNKNOWN_MODALITY:
+        message = f"{path.name}: neither a SOP class nor a modality in its header; copy the file again"
+        return file_finding(Code.UNREADABLE, message, path)
+    message = f"{path.name}: a DICOM object without an image (modality {modality})"
+    return file_finding(Code.NOT_AN_IMAGE, message, path)
+
+
+def _slice_header(
+    path: Path, dataset: pydicom.Dataset, sop_class: str, sop_instance: str, matrix: tuple[int, int]
+) -> SliceHeader:
+    """One line per field."""
+    row_cosines, column_cosines = _plane(dataset)
     return SliceHeader(
         path=path,
         sop_class_uid=sop_class,
-        sop_instance_uid=text_of(dataset, "SOPInstanceUID") or text_of(meta, "MediaStorageSOPInstanceUID"),
+        sop_instance_uid=sop_instance,
         study_uid=text_of(dataset, "StudyInstanceUID"),
         series_uid=text_of(dataset, "SeriesInstanceUID"),
         frame_of_reference_uid=text_of(dataset, "FrameOfReferenceUID"),
         transfer_syntax_uid=transfer_syntax(dataset),
-        modality=modality,
+        modality=_modality(dataset),
         image_type=tuple(str(part).strip().upper() for part in values_of(dataset, "ImageType")),
-        rows=rows,
-        columns=columns,
+        rows=matrix[0],
+        columns=matrix[1],
         frames=integer_of(dataset, "NumberOfFrames") or 1,
         samples=integer_of(dataset, "SamplesPerPixel") or 1,
         bits_allocated=integer_of(dataset, "BitsAllocated") or 0,
         bits_stored=integer_of(dataset, "BitsStored") or 0,
-        rescale_slope=number_of(dataset, "RescaleSlope"),
-        rescale_intercept=number_of(dataset, "RescaleIntercept"),
+        rescale=_rescale(dataset),
         rescale_type=text_of(dataset, "RescaleType").upper(),
-        position_mm=(position[0], position[1], position[2]) if position else None,
+        position_mm=_position_mm(dataset),
         row_cosines=row_cosines,
         column_cosines=column_cosines,
-        pixel_spacing_mm=(spacing[0], spacing[1]) if spacing and min(spacing) > 0 else None,
+        pixel_spacing_mm=_pixel_spacing_mm(dataset),
         slice_thickness_mm=number_of(dataset, "SliceThickness"),
         acquisition=integer_of(dataset, "AcquisitionNumber"),
         kvp=number_of(dataset, "KVP"),
+        exposure_mas=_exposure_mas(dataset),
         kernel=clean(" ".join(str(part) for part in values_of(dataset, "ConvolutionKernel"))),
         manufacturer=clean(text_of(dataset, "Manufacturer")),
         body_part=clean(text_of(dataset, "BodyPartExamined")),
-        exposure_mas=_exposure_mas(dataset),
         series_description=clean(text_of(dataset, "SeriesDescription")),
         patient_id=text_of(dataset, "PatientID"),
         is_lossy=is_lossy(dataset),
@@ -190,27 +200,51 @@ def _parse(path: Path, dataset: pydicom.Dataset) -> SliceHeader | Finding | None
     )
 
 
+def _modality(dataset: pydicom.Dataset) -> str:
+    return clean(text_of(dataset, "Modality")) or _UNKNOWN_MODALITY
+
+
 def _exposure_mas(dataset: pydicom.Dataset) -> float | None:
-    """Exposure in mAs from the first of its three spellings that holds one (PS3.3 C.8.2.1)."""
-    current_ma, time_ms = number_of(dataset, "XRayTubeCurrent"), number_of(dataset, "ExposureTime")
-    in_uas = number_of(dataset, "ExposureInuAs")
-    candidates = (
-        number_of(dataset, "Exposure"),
-        None if current_ma is None or time_ms is None else current_ma * time_ms / 1000,
-        None if in_uas is None else in_uas / 1000,
+    """Exposure in mAs from the first of its three spellings that holds a positive one (PS3.3 C.8.2.1).
+
+    XRayTubeCurrent × ExposureTime comes first: GE writes an Exposure that is not that of a rotation (15 mAs
+    beside 499 mA × 500 ms). Philips writes no ExposureTime; its Exposure, like that of Siemens, is
+    mAs / pitch.
+    """
+    current_ma, time_ms, mas, in_uas = (
+        number_of(dataset, keyword) or 0.0
+        for keyword in ("XRayTubeCurrent", "ExposureTime", "Exposure", "ExposureInuAs")
     )
-    return next((value for value in candidates if value is not None and value > 0), None)
+    of_rotation = max(current_ma, 0.0) * time_ms / 1000
+    return next((value for value in (of_rotation, mas, in_uas / 1000) if 0 < value < math.inf), None)
+
+
+def _rescale(dataset: pydicom.Dataset) -> Rescale | None:
+    slope, intercept = number_of(dataset, "RescaleSlope"), number_of(dataset, "RescaleIntercept")
+    return None if slope is None or intercept is None else Rescale(slope, intercept)
+
+
+def _position_mm(dataset: pydicom.Dataset) -> Vector | None:
+    numbers = numbers_of(dataset, "ImagePositionPatient", 3)
+    return (numbers[0], numbers[1], numbers[2]) if numbers else None
+
+
+def _pixel_spacing_mm(dataset: pydicom.Dataset) -> tuple[float, float] | None:
+    numbers = numbers_of(dataset, "PixelSpacing", 2)
+    return (numbers[0], numbers[1]) if numbers and min(numbers) > 0 else None
+
+
+def _plane(dataset: pydicom.Dataset) -> tuple[Vector, Vector] | tuple[None, None]:
+    """Row and column cosines, if they are orthonormal."""
+    numbers = numbers_of(dataset, "ImageOrientationPatient", 6)
+    if numbers is None:
+        return None, None
+    a, b, c, d, e, f = numbers
+    row, column = (a, b, c), (d, e, f)
+    return (row, column) if are_orthonormal(row, column) else (None, None)
 
 
 def _is_ours(dataset: pydicom.Dataset) -> bool:
     """Whether this product made the pixels from another image's."""
     equipment = values_of(dataset, "ContributingEquipmentSequence")
     return any(text_of(item, "Manufacturer") == PRODUCT for item in equipment)
-
-
-def _plane(orientation: Sequence[float] | None) -> tuple[Vector | None, Vector | None]:
-    if orientation is None:
-        return None, None
-    a, b, c, d, e, f = orientation
-    row, column = (a, b, c), (d, e, f)
-    return (row, column) if are_orthonormal(row, column) else (None, None)

@@ -14,7 +14,7 @@ from pydicom.pixels.utils import pixel_array
 from pipeline.dicom.defects import MAX_SLICE_PIXELS
 from pipeline.dicom.discovery import SeriesEntry
 from pipeline.dicom.encoding import can_decode, transfer_syntax
-from pipeline.dicom.pixels import Stored, padding_mask, rescale_of
+from pipeline.dicom.pixels import Rescale, Stored, padding_mask, rescale_of
 from pipeline.dicom.quiet import quiet_pydicom
 from pipeline.dicom.uids import sha256_hex
 from pipeline.dicom.verdicts import Code, SeriesError, file_finding
@@ -79,17 +79,21 @@ def read_slices(entry: SeriesEntry, indices: Iterable[int] | None = None) -> Ite
         indices: which slices, numbered along the normal; all of them by default.
 
     Raises:
-        SeriesError: a file is gone, damaged, too large or in an encoding that nothing decodes.
+        SeriesError: a file is gone, damaged, too large or in an encoding that nothing decodes, or its rescale
+            is no longer that of `entry`.
     """
     for index in range(len(entry.files)) if indices is None else indices:
-        yield read_slice(entry.files[index], rows=entry.rows, columns=entry.columns)
+        one = read_slice(entry.files[index], rows=entry.rows, columns=entry.columns)
+        if rescale_of(one.header) != entry.rescales[index]:
+            raise corrupt(entry.files[index], "its rescale changed since it was found")
+        yield one
 
 
 def read_series(entry: SeriesEntry) -> CTSeries:
     """Decode every slice of `entry`, in its order along the normal.
 
     Raises:
-        SeriesError: a file is gone, damaged, too large or in an encoding that nothing decodes.
+        SeriesError: as `read_slices`.
     """
     shape = (len(entry.files), entry.rows, entry.columns)
     hu = np.empty(shape, np.float32)
@@ -106,24 +110,15 @@ def read_series(entry: SeriesEntry) -> CTSeries:
     return CTSeries(entry, hu, padding, tuple(headers), tuple(padding_stored), tuple(digests))
 
 
-def source_digests(entry: SeriesEntry) -> tuple[str, ...]:
-    """The `pixel_digest` of every slice, from one pass that holds one slice at a time.
-
-    Raises:
-        SeriesError: as `read_slices`.
-    """
-    return tuple(one.pixel_digest for one in read_slices(entry))
-
-
 def read_slice(path: Path, *, rows: int, columns: int) -> CTSlice:
     """Decode one file, which must hold a single frame of `rows` × `columns` pixels.
 
     Raises:
-        SeriesError: as `read_slices`.
+        SeriesError: it is gone, damaged, too large or in an encoding that nothing decodes.
     """
     with quiet_pydicom():
-        header, stored = _decode(path, rows, columns)
-        hu = rescale_of(header).to_hu(stored)
+        header, rescale, stored = _decode(path, rows, columns)
+        hu = rescale.to_hu(stored)
         padding = padding_mask(header, stored, hu)
     hu[padding] = AIR_HU
     digest = sha256_hex(str(stored.dtype).encode(), np.ascontiguousarray(stored).tobytes())
@@ -136,13 +131,14 @@ def corrupt(path: Path, reason: str) -> SeriesError:
     return SeriesError(file_finding(Code.CORRUPT_PIXEL_DATA, message, path))
 
 
-def _decode(path: Path, rows: int, columns: int) -> tuple[pydicom.Dataset, Stored]:
-    """The header (without pixels) and the stored values of one file."""
+def _decode(path: Path, rows: int, columns: int) -> tuple[pydicom.Dataset, Rescale, Stored]:
+    """The header (without pixels), the rescale and the stored values of one file."""
     try:
         dataset = pydicom.dcmread(path, force=True)
         syntax = transfer_syntax(dataset)
         size = int(dataset.Rows), int(dataset.Columns)
         bits_stored = int(dataset.BitsStored)
+        rescale = rescale_of(dataset)
         is_single_frame = int(dataset.get("NumberOfFrames") or 1) == 1
     except Exception as broken:  # noqa: BLE001  hostile files raise anything
         raise corrupt(path, f"the file cannot be read ({type(broken).__name__})") from None
@@ -161,4 +157,4 @@ def _decode(path: Path, rows: int, columns: int) -> tuple[pydicom.Dataset, Store
     if stored.shape != size:
         raise corrupt(path, f"its pixel data decode to {stored.shape}, its header says {size}")
     del dataset.PixelData
-    return dataset, stored
+    return dataset, rescale, stored

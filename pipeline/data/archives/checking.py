@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+from pipeline.data.archives.partners import simulated_fraction
 from pipeline.data.pairs import check_pair, find_series, grid_of
 from pipeline.dicom import SeriesEntry
 from pipeline.errors import DataError
@@ -84,6 +85,11 @@ def _check_partners(case: ManifestCase, normal_dose: SeriesEntry, low_dose: Seri
     if normal_dose.sop_instance_uids == low_dose.sop_instance_uids:
         yield Remark(
             case.case_id, "normal_dose and low_dose are the same series; check the paths in cases.csv"
+        )
+    if simulated_fraction(normal_dose) is not None:
+        yield Remark(
+            case.case_id,
+            "normal_dose is a simulated low dose; if the two are swapped in cases.csv, swap them back",
         )
     try:
         check_pair(grid_of(normal_dose), grid_of(low_dose))

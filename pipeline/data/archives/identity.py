@@ -5,19 +5,12 @@ from __future__ import annotations
 import re
 from typing import Final
 
-UNKNOWN_ANATOMY: Final = "unknown"
+from pipeline.hu import body_region
 
 _NOBODY: Final = re.compile(
     r"|0+|x+|na|no(ne|name|id)|unknown|anon(ym[a-z]*)?|(de|un)?identified|removed|withheld|hidden|patient|subject|test"
 )
 """PatientIDs, lower case and without punctuation, that a de-identification gives to everyone."""
-
-_REGIONS: Final = {
-    "chest": ("chest", "thorax", "lung"),
-    "abdomen": ("abd", "liver", "kidney", "pelvis"),
-    "head": ("head", "brain", "skull", "neuro"),
-}
-"""Words of BodyPartExamined by region; the first region that has one of them counts."""
 
 
 def names_a_patient(patient_id: str) -> bool:
@@ -26,9 +19,5 @@ def names_a_patient(patient_id: str) -> bool:
 
 
 def anatomy_of(body_part: str | None) -> str:
-    """A BodyPartExamined as `chest`, `abdomen` or `head`, else as a word of lower-case letters and digits."""
-    text = (body_part or "").lower()
-    for region, words in _REGIONS.items():
-        if any(word in text for word in words):
-            return region
-    return "-".join(re.findall(r"[a-z0-9]+", text)) or UNKNOWN_ANATOMY
+    """The region that a BodyPartExamined names."""
+    return body_region(body_part)

@@ -2,6 +2,7 @@
 
 Two series fit when study (or patient), frame of reference, kernel, slice thickness, tube voltage and voxel
 grid are the same. Of two that fit, the low dose is the one of lower mean exposure, or that says SIMULATED.
+A denoised copy or a projection is no dose and fits nothing.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from typing import Final
 from pipeline.data.archives.identity import names_a_patient
 from pipeline.data.archives.series import ArchivedSeries, Refusal
 from pipeline.data.pairs import check_pair, grid_of
-from pipeline.dicom import SeriesEntry
+from pipeline.dicom import Code, SeriesEntry
 from pipeline.errors import DataError
 
 LARGEST_DOSE_RATIO: Final = 0.75
 """Above it two acquisitions are two phases with their own tube-current modulation, not two doses."""
 
-_SIMULATED: Final = re.compile(r"\bSIMULATED (\d+(?:\.\d+)?)[ %]*dose", re.IGNORECASE)
-"""What `ldct simulate dose` adds to the SeriesDescription, which comes here without its percent sign."""
+_SIMULATED: Final = re.compile(r"\bSIMULATED (\d+(?:\.\d+)?)[ %]*dose$", re.IGNORECASE)
+"""How `ldct simulate dose` ends the SeriesDescription, which comes here without its percent sign."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def find_partners(archive: Sequence[ArchivedSeries]) -> Iterator[Partners | Refu
     """
     alike: dict[object, list[ArchivedSeries]] = defaultdict(list)
     for series in archive:
-        if series.entry.frame_of_reference_uid:
+        if series.entry.frame_of_reference_uid and not _is_processed_copy(series.entry):
             alike[_protocol(series.entry)].append(series)
     for group in alike.values():
         for series in group:
@@ -81,10 +82,10 @@ def _partner(series: ArchivedSeries, others: Sequence[ArchivedSeries]) -> Partne
         other
         for other in others
         if _same_patient(series.entry, other.entry)
-        and _simulated_fraction(other.entry) is None
+        and simulated_fraction(other.entry) is None
         and check_grids(other.entry, series.entry) is None
     ]
-    simulated = _simulated_fraction(series.entry)
+    simulated = simulated_fraction(series.entry)
     if simulated is not None:
         return _only(series, [(other, simulated) for other in fitting], "shared")
     ratios = [(other, dose_ratio(series.entry, other.entry)) for other in fitting]
@@ -114,9 +115,16 @@ def _same_patient(one: SeriesEntry, other: SeriesEntry) -> bool:
     return same_study or (names_a_patient(one.patient_key) and one.patient_key == other.patient_key)
 
 
-def _simulated_fraction(entry: SeriesEntry) -> float | None:
+def simulated_fraction(entry: SeriesEntry) -> float | None:
+    """The dose that `ldct simulate dose` made a series for, by its description; None for any other."""
     found = _SIMULATED.search(entry.series_description or "")
     return float(found[1]) / 100 if found else None
+
+
+def _is_processed_copy(entry: SeriesEntry) -> bool:
+    """Its exposure tags are its source's, but not its noise."""
+    processed = any(observation.code is Code.PROCESSED for observation in entry.observations)
+    return processed and simulated_fraction(entry) is None
 
 
 def _exposure_mas(entry: SeriesEntry) -> float | None:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from pipeline.data.archives.identity import anatomy_of, names_a_patient
+from pipeline.data.archives.identity import names_a_patient
 from pipeline.data.archives.layouts import Layout, Place, recognise
 from pipeline.data.archives.partners import Partners, check_grids, dose_ratio, find_partners
 from pipeline.data.archives.series import ArchivedSeries, Refusal, find_series
 from pipeline.dicom import SeriesEntry
+from pipeline.hu import body_region
 from pipeline.manifest import ManifestCase, folder_sha256
 
 _NEEDS_NAMES: Final = (Layout.GENERIC, Layout.SIMULATED_DOSE)
@@ -163,7 +164,7 @@ def _known_pair(
         layout=place.layout,
         case_id=case_id,
         patient_id=place.patient or _patient(normal_dose.entry, pseudonym),
-        anatomy=place.anatomy or anatomy_of(normal_dose.entry.body_part),
+        anatomy=place.anatomy or body_region(normal_dose.entry.body_part),
         dose_fraction=fraction,
         noise=place.noise,
         normal_dose=normal_dose,
@@ -177,7 +178,7 @@ def _generic_pair(partners: Partners, pseudonym: Pseudonym) -> Pair:
         layout=Layout.GENERIC,
         case_id=pseudonym("case", normal_dose.entry.series_uid, low_dose.entry.series_uid),
         patient_id=_patient(normal_dose.entry, pseudonym),
-        anatomy=anatomy_of(normal_dose.entry.body_part),
+        anatomy=body_region(normal_dose.entry.body_part),
         dose_fraction=partners.dose_fraction,
         noise=partners.noise,
         normal_dose=normal_dose,

@@ -95,6 +95,10 @@ def _unfit(
     entry: SeriesEntry, folder: Path, root: Path, series_here: int, damaged: Finding | None
 ) -> str | None:
     """Why a series cannot be named by a manifest; None when it can."""
+    twice = len(set(entry.sop_instance_uids)) < len(entry.sop_instance_uids)
+    places = sorted({_below(root, path.parent) for path in entry.files})
+    if twice and len(places) > 1:
+        return f"copies of one series in {', '.join(places)}; keep one"
     if series_here > 1:
         return f"{series_here} CT series in one folder; sort them into one folder per series"
     if folder == root:
