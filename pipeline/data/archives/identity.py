@@ -1,11 +1,9 @@
-"""What headers say of whom and what: placeholders for patients, regions of the body."""
+"""What headers say of whom: placeholders for patients."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
-
-from pipeline.hu import body_region
 
 _NOBODY: Final = re.compile(
     r"|0+|x+|na|no(ne|name|id)|unknown|anon(ym[a-z]*)?|(de|un)?identified|removed|withheld|hidden|patient|subject|test"
@@ -16,8 +14,3 @@ _NOBODY: Final = re.compile(
 def names_a_patient(patient_id: str) -> bool:
     """Whether a PatientID tells patients apart: not empty and no placeholder such as `Anonymous` or `0`."""
     return not _NOBODY.fullmatch(re.sub(r"[\W_]", "", patient_id.lower()))
-
-
-def anatomy_of(body_part: str | None) -> str:
-    """The region that a BodyPartExamined names."""
-    return body_region(body_part)
