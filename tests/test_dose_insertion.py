@@ -11,6 +11,7 @@ from pipeline.dose.field_of_view import (
     covering,
     field_of_view,
     from_canvas,
+    known,
     to_canvas,
 )
 from pipeline.dose.flux import BODY, Flux
@@ -53,6 +54,16 @@ def test_added_sd_is_the_predicted_one_from_5_to_99_percent_dose(beam: Beam) -> 
     for dose, images in zip(doses, noise, strict=True):
         predicted = added_sd_hu(hu[:1], acquisition, dose_fraction=dose)[0][body].square().mean()
         assert float(images[:, body].square().mean() / predicted) == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("views", [1000, 400, 8])
+def test_added_sd_does_not_depend_on_what_the_views_divide_by(views: int) -> None:
+    hu = body_hu()
+    found, expected = (
+        added_sd_hu(hu, Acquisition(FanBeam(SIZE, PIXEL_MM, views=n), flux, KERNEL), dose_fraction=0.25)
+        for n, flux in ((views, Flux(1e5 * 1152 / views)), (1152, Flux(1e5)))
+    )
+    assert float(found.mean() / expected.mean()) == pytest.approx(1, abs=0.01 if views > 8 else 0.2)
 
 
 def test_variance_equals_that_of_direct_simulation_at_the_lower_dose() -> None:
@@ -107,6 +118,17 @@ def test_thick_slices_share_noise_with_their_neighbours() -> None:
     assert correlations == pytest.approx([0.5, 0.0], abs=0.05)
 
 
+def test_thick_slices_share_the_noise_of_starved_rays_too() -> None:
+    hu = body_hu(120, metal=True)
+    left = 3e5 * 0.05 * torch.exp(-line_integrals(hu[:1], PARALLEL))
+    assert float(left.min()) < 5
+    options = {"thickness_over_increment": 4.0, "photons": 3e5, "dose_fractions": [0.05]}
+    noise = (low_dose(hu, **options)[0] - hu)[:, ellipse(14, 3)]
+    noise = noise - noise.mean(dim=0)
+    correlations = [float((noise[lag:] * noise[: 120 - lag]).mean() / noise.var()) for lag in (1, 2, 4)]
+    assert correlations == pytest.approx([0.75, 0.5, 0.0], abs=0.08)
+
+
 def test_exposure_of_each_slice_sets_its_noise() -> None:
     hu = body_hu(40)
     exposure = torch.tensor([1.0, 4.0]).repeat(20)
@@ -157,6 +179,25 @@ def test_body_beyond_the_field_of_view_is_continued_in_its_line_integrals() -> N
     lengthwise = slice(59, 61), slice(28, 36)
     assert float((naive - truth)[lengthwise].mean()) < -0.8
     assert abs(float((found - truth)[lengthwise].mean())) < 0.3
+
+
+@pytest.mark.parametrize("beam", [ParallelBeam(SIZE, 1.0, views=120), PARALLEL, FAN])
+def test_air_masked_to_padding_does_not_change_line_integrals(beam: Beam) -> None:
+    hu = body_hu(2)
+    hu[1, ellipse(20, 12, 25)] = -2000.0  # a part that has been removed
+    plain = torch.ones_like(hu, dtype=torch.bool)
+    masked = hu > -900
+    beam = covering(beam, plain)
+    assert torch.equal(line_integrals(hu, beam, masked), line_integrals(hu, beam, plain))
+    assert torch.equal(line_integrals(hu[1:], beam, masked[1:]), line_integrals(hu, beam, masked)[1:])
+
+
+def test_a_field_of_view_with_the_table_removed_still_ends_at_its_circle() -> None:
+    disc = ellipse(40, 40)
+    without_table = disc.clone()
+    without_table[75:] = False
+    assert torch.equal(known(torch.stack([disc, without_table])), torch.stack([disc, disc]))
+    assert bool(known(torch.stack([ellipse(40, 28), torch.zeros_like(disc)])).all())
 
 
 def test_continuation_fades_to_air_over_50_mm() -> None:

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import poisson
 
 from pipeline.dose.slices import shared_noise, shared_noise_weights, slice_correlations
-from pipeline.dose.statistics import draw_missing_noise, low_count, missing_variance
+from pipeline.dose.statistics import low_count, missing_noise, missing_variance
 
 DRAWS = 200_000
 
@@ -23,10 +23,11 @@ def exact_moments(counts: float, electronic_variance: float) -> tuple[float, flo
 
 
 def drawn(counts: float, dose_fraction: float, electronic_variance: float) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return draw_missing_noise(
-        torch.full((DRAWS,), counts), dose_fraction, generator, electronic_variance=electronic_variance
-    ).double()
+    rays, normal = (
+        torch.full((DRAWS,), counts),
+        torch.randn(DRAWS, generator=torch.Generator().manual_seed(0)),
+    )
+    return missing_noise(rays, dose_fraction, normal, electronic_variance=electronic_variance).double()
 
 
 @pytest.mark.parametrize("dose_fraction", [0.05, 0.25, 0.5, 0.9, 0.99])
@@ -58,6 +59,39 @@ def test_both_sides_of_the_threshold_have_the_exact_variance(electronic_variance
         )
 
 
+def two_scans_of_the_same_photons(
+    counts: float, dose_fraction: float, electronic_variance: float
+) -> np.ndarray:
+    """The missing noise, photon by photon: each one is kept with probability α, read-out noise is added."""
+    rng = np.random.default_rng(7)
+    normal = rng.poisson(counts, DRAWS)
+    kept = rng.binomial(normal, dose_fraction)
+    first, second = electronic_variance**0.5 * rng.standard_normal((2, DRAWS))
+    low = np.maximum(kept + dose_fraction * first + (1 - dose_fraction**2) ** 0.5 * second, 0.5)
+    return np.log(np.maximum(normal + first, 0.5)) - np.log(low) + np.log(dose_fraction)
+
+
+@pytest.mark.parametrize("left", [0.02, 0.6, 3.0, 11.0, 29.0])
+@pytest.mark.parametrize(("dose_fraction", "electronic_variance"), [(0.05, 10.0), (0.5, 10.0), (0.25, 2.0)])
+def test_starved_rays_have_the_distribution_of_counted_photons(
+    left: float, dose_fraction: float, electronic_variance: float
+) -> None:
+    expected = two_scans_of_the_same_photons(left / dose_fraction, dose_fraction, electronic_variance)
+    found = drawn(left / dose_fraction, dose_fraction, electronic_variance).numpy()
+    assert found.mean() == pytest.approx(expected.mean(), abs=5 * expected.std() / DRAWS**0.5)
+    assert found.var() == pytest.approx(expected.var(), rel=0.03)
+    shares = [0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98]
+    assert np.abs(np.quantile(found, shares) - np.quantile(expected, shares)).max() < 0.05 * expected.std()
+
+
+@pytest.mark.parametrize("left", [0.5, 5.0, 39.0, 500.0])
+def test_noise_of_every_ray_rises_with_its_normal_number(left: float) -> None:
+    normal = torch.linspace(-5, 5, 301)
+    noise = missing_noise(torch.full((301,), left / 0.25), 0.25, normal, electronic_variance=10.0)
+    assert bool((noise.diff() >= 0).all())
+    assert noise[0] < noise[150] < noise[300]
+
+
 @pytest.mark.parametrize("left", [0.01, 0.5, 3.0, 25.0])
 def test_missing_variance_of_starved_rays_is_that_of_their_draws(left: float) -> None:
     predicted = missing_variance(torch.tensor([left / 0.1]), 0.1, 10.0)
@@ -66,7 +100,7 @@ def test_missing_variance_of_starved_rays_is_that_of_their_draws(left: float) ->
 
 def test_everything_is_finite_without_any_photons() -> None:
     counts = torch.tensor([0.0, 1e-30, 1e-3, 1.0, 1e9])
-    noise = draw_missing_noise(counts, 0.05, torch.Generator().manual_seed(0), electronic_variance=10.0)
+    noise = missing_noise(counts, 0.05, torch.tensor([-9.0, -1.0, 0.0, 1.0, 9.0]), electronic_variance=10.0)
     assert bool(noise.isfinite().all())
     assert bool(missing_variance(counts, 0.05, 10.0).isfinite().all())
 

@@ -22,6 +22,8 @@ CONTINUATION_MM: Final = 50.0
 
 _MARGIN_CELLS: Final = 4
 
+_RIM_PIXELS: Final = 2
+
 
 def field_of_view(hu: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
     """Pixels that show something.
@@ -43,6 +45,29 @@ def field_of_view(hu: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
         return ~padding
     filled = outside.amin(dim=1) == outside.amax(dim=1)
     return ~(padding | (filled[:, None, None] & corners))
+
+
+def known(visible: torch.Tensor) -> torch.Tensor:
+    """Pixels whose content is known: those shown, and the air between them.
+
+    A field of view ends at the circle of the farthest pixel shown, if more than half of that circle's rim is
+    shown. What is not shown inside it, or anywhere where there is no such rim, has been removed (a face, the
+    table, all air around the body) and counts as air.
+
+    Args:
+        visible: `(N, rows, columns)` bool; see `field_of_view`.
+
+    Returns:
+        `(N, rows, columns)` bool.
+    """
+    rows, columns = visible.shape[1:]
+    y, x = (torch.arange(n, device=visible.device) - (n - 1) / 2 for n in (rows, columns))
+    radius = (y[:, None] ** 2 + x[None, :] ** 2).sqrt()
+    reach = (radius * visible).amax(dim=(1, 2), keepdim=True)
+    within = radius <= reach
+    rim = within & (radius > reach - _RIM_PIXELS)
+    ends_there = (visible & rim).sum(dim=(1, 2), keepdim=True) > rim.sum(dim=(1, 2), keepdim=True) / 2
+    return within | ~ends_there
 
 
 def canvas_size(rows: int, columns: int) -> int:
@@ -86,53 +111,53 @@ def from_canvas(images: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     return images[..., top : top + rows, left : left + columns]
 
 
-def halved(attenuation: torch.Tensor, visible: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Half the resolution: the mean of the pixels shown in each 2 × 2 block, and whether any is shown.
+def halved(attenuation: torch.Tensor, is_known: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Half the resolution: the mean of the known pixels in each 2 × 2 block, and whether there is any.
 
     Args:
-        attenuation: `(N, size, size)` 1/mm.
-        visible: `(N, size, size)` bool.
+        attenuation: `(N, size, size)` 1/mm, 0 where it is not known.
+        is_known: `(N, size, size)` bool.
 
     Returns:
-        `(N, size / 2, size / 2)` 1/mm (0 where nothing is shown) and bool.
+        `(N, size / 2, size / 2)` 1/mm (0 where nothing is known) and bool.
     """
-    weight = functional.avg_pool2d(visible.to(attenuation.dtype), 2)
-    mean = functional.avg_pool2d(attenuation * visible, 2) / weight.clamp(min=0.25)
+    weight = functional.avg_pool2d(is_known.to(attenuation.dtype), 2)
+    mean = functional.avg_pool2d(attenuation, 2) / weight.clamp(min=0.25)
     return mean, weight > 0
 
 
-def continued(attenuation: torch.Tensor, visible: torch.Tensor, pixel_mm: float) -> torch.Tensor:
-    """Continue what is shown beyond the field of view, on a larger square.
+def continued(attenuation: torch.Tensor, is_known: torch.Tensor, pixel_mm: float) -> torch.Tensor:
+    """Continue a body beyond the field of view, on a larger square.
 
     Args:
         attenuation: `(N, size, size)` 1/mm.
-        visible: `(N, size, size)` bool.
+        is_known: `(N, size, size)` bool; see `known`.
         pixel_mm: pixel side.
 
     Returns:
-        `(N, size + 2 m, size + 2 m)` 1/mm with m = `CONTINUATION_MM` in pixels: unchanged where visible,
-        outside the value of the nearest visible pixel, falling linearly to 0 at `CONTINUATION_MM`.
+        `(N, size + 2 m, size + 2 m)` 1/mm with m = `CONTINUATION_MM` in pixels: unchanged where known,
+        outside the value of the nearest known pixel, falling linearly to 0 at `CONTINUATION_MM`.
     """
     margin = math.ceil(CONTINUATION_MM / pixel_mm)
     edges = (margin,) * 4
     larger = functional.pad(attenuation, edges)
-    shown = functional.pad(visible, edges)
-    masks, which = torch.unique(shown.flatten(1), dim=0, return_inverse=True)
+    inside = functional.pad(is_known, edges)
+    masks, which = torch.unique(inside.flatten(1), dim=0, return_inverse=True)
     result = torch.empty_like(larger)
     for number, mask in enumerate(masks):
-        nearest, share = _nearest(mask.reshape(shown.shape[1:]), pixel_mm)
+        nearest, share = _nearest(mask.reshape(inside.shape[1:]), pixel_mm)
         chosen = which == number
         result[chosen] = larger[chosen].flatten(1)[:, nearest] * share
     return result
 
 
-def _nearest(shown: torch.Tensor, pixel_mm: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Flat index of the nearest pixel shown, and the share of its value that is left at that distance."""
+def _nearest(inside: torch.Tensor, pixel_mm: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Flat index of the nearest known pixel, and the share of its value that is left at that distance."""
     distance, (row, column) = ndimage.distance_transform_edt(
-        ~shown.cpu().numpy(), sampling=pixel_mm, return_indices=True
+        ~inside.cpu().numpy(), sampling=pixel_mm, return_indices=True
     )
-    nearest = torch.from_numpy(row * shown.shape[1] + column).to(shown.device).long()
-    share = 1 - torch.from_numpy(distance).to(shown.device).float() / CONTINUATION_MM
+    nearest = torch.from_numpy(row * inside.shape[1] + column).to(inside.device).long()
+    share = 1 - torch.from_numpy(distance).to(inside.device).float() / CONTINUATION_MM
     return nearest, share.clamp_(min=0)
 
 

@@ -13,6 +13,9 @@ Values = TypeVar("Values", npt.NDArray[np.float32], torch.Tensor)
 WATER_PER_MM: Final = 0.0193
 """Linear attenuation of water at 70 keV, the mean energy of a 120 kV beam (NIST XCOM), 1/mm."""
 
+HU_PER_ATTENUATION: Final = 1000 / WATER_PER_MM
+"""HU that one 1/mm of linear attenuation is worth."""
+
 ELECTRONIC_VARIANCE: Final = 10.0
 """Variance of the read-out noise in photons²."""
 

@@ -1,6 +1,6 @@
 """Noise that neighbouring slices share, and where every slice's random numbers come from.
 
-A generator is seeded by the SHA-256 of seed, slice index, dose fraction and use, so the noise of a slice
+A generator is seeded by the SHA-256 of seed, slice index and dose fraction, so the noise of a slice
 depends on those alone: not on how the series is cut into chunks, on the number of workers, or on which other
 doses are made. The same seed gives other numbers on a GPU than on a CPU, since their generators differ.
 """
@@ -13,15 +13,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-
-
-def slice_generator(
-    *, seed: int, slice_index: int, dose_fraction: float, use: str, device: torch.device
-) -> torch.Generator:
-    """The random numbers of one slice at one dose, for one use."""
-    key = f"{seed}/{slice_index}/{dose_fraction!r}/{use}".encode()
-    digest = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 1
-    return torch.Generator(device).manual_seed(digest)
 
 
 def slice_correlations(thickness_over_increment: float) -> tuple[float, ...]:
@@ -78,9 +69,9 @@ def shared_noise(
     fields: deque[torch.Tensor] = deque(maxlen=len(weights))
     slice_index = first_slice
     while True:
-        generator = slice_generator(
-            seed=seed, slice_index=slice_index, dose_fraction=dose_fraction, use="field", device=device
-        )
+        key = f"{seed}/{slice_index}/{dose_fraction!r}".encode()
+        digest = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 1
+        generator = torch.Generator(device).manual_seed(digest)
         fields.append(torch.randn(tuple(shape), generator=generator, device=device))
         slice_index += 1
         if len(fields) == len(weights):

@@ -45,11 +45,6 @@ class RadialNPS:
         return self.power_hu2_mm2 / integral
 
     @property
-    def mean_per_mm(self) -> float:
-        """Average frequency, weighted by power."""
-        return float((self.normalised_mm * self.frequency_per_mm).sum()) * self.step_per_mm
-
-    @property
     def peak_per_mm(self) -> float:
         """Frequency of the highest power: the top of a parabola through the bins around the highest one."""
         power, top = self.power_hu2_mm2, int(self.power_hu2_mm2.argmax())

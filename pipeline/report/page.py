@@ -22,6 +22,7 @@ class Table:
         columns: heads; the first column names the row.
         rows: one text per column.
         note: a line below, e.g. what the convention means.
+        is_folded: the reader has to open it.
 
     Raises:
         ValueError: a row has another number of cells than there are columns.
@@ -31,6 +32,7 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+    is_folded: bool = False
 
     def __post_init__(self) -> None:
         for row in self.rows:

@@ -59,13 +59,17 @@ def _chapter(check: Check, pictures: Sequence[Picture]) -> Section:
         title=check.quantity,
         columns=["where", "measured", "limit", "result"],
         rows=[_row(measure) for measure in check.measures],
+        is_folded=check.passed,
     )
     verdict = Finding(check.proves, label=_verdict(check.passed).capitalize(), is_alarming=not check.passed)
     return Section(check.key, check.title, findings=[verdict], pictures=pictures, tables=[table])
 
 
 def _row(measure: Measure) -> list[str]:
-    return [measure.what, figure(measure.value), measure.limit, _verdict(measure.holds)]
+    measured = figure(measure.value)
+    if measure.standard_error is not None:
+        measured += f" ± {figure(measure.standard_error)}"
+    return [measure.what, measured, measure.limit, _verdict(measure.holds)]
 
 
 def _verdict(holds: bool) -> str:

@@ -80,7 +80,8 @@ def _report(checks: Sequence[Check]) -> dict[str, Any]:
 def _numbers(measure: Measure) -> dict[str, Any]:
     numbers = {"value": measure.value, "low": measure.low, "high": measure.high}
     finite = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
-    return {"what": measure.what, **finite, "holds": measure.holds}
+    rest = {"standard_error": measure.standard_error, "holds": measure.holds}
+    return {"what": measure.what, **finite, **rest}
 
 
 def _pictures(check: Check) -> list[Picture]:

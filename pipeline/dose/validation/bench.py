@@ -10,13 +10,12 @@ import torch
 
 from pipeline.dose.flux import Flux
 from pipeline.dose.insertion import Acquisition, insert_noise
-from pipeline.dose.photons import WATER_PER_MM
+from pipeline.dose.photons import HU_PER_ATTENUATION
 from pipeline.dose.validation.direct import noise_of_a_scan
 from pipeline.dose.validation.geometry import scan_of
 from pipeline.dose.validation.objects import Ellipse, coverage, paint_hu
 from pipeline.projector import Beam, Kernel, filtered_back_projection
 
-HU_PER_ATTENUATION: Final = 1000 / WATER_PER_MM
 BATCH: Final = 20
 """Realisations that are worked on together."""
 

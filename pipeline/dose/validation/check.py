@@ -21,6 +21,7 @@ class Measure:
         value: the number; one that is not finite does not hold.
         low: least value allowed.
         high: greatest value allowed.
+        standard_error: chance in the value, one standard deviation; None where it is not measured.
 
     Raises:
         ValueError: the range is empty or has no end at all.
@@ -30,6 +31,7 @@ class Measure:
     value: float
     low: float = -math.inf
     high: float = math.inf
+    standard_error: float | None = None
 
     def __post_init__(self) -> None:
         if not self.low < self.high or math.inf == self.high == -self.low:
