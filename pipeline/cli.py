@@ -106,7 +106,8 @@ def simulate_dose(
     ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the pairs and their manifest.")],
     dose: Annotated[
-        list[float], typer.Option(help="Share of the dose to keep, e.g. 0.25; repeat it for several doses.")
+        list[float],
+        typer.Option(help="Share of the dose to keep; for several doses repeat it: --dose 0.25 --dose 0.1."),
     ],
     flux: Annotated[
         str,
@@ -117,7 +118,10 @@ def simulate_dose(
     ] = "image",
     kernel: Annotated[
         str,
-        typer.Option(help="Noise texture: `image` matches the series' own, or `ramp`, `hann`, `hann:0.6`."),
+        typer.Option(
+            help="Noise texture: `image` matches the series' own, or `ramp`, `hann`, or `hann:0.6`: a "
+            "cut-off at 0.6 of the Nyquist frequency (up to 4)."
+        ),
     ] = "image",
     geometry: Annotated[str, typer.Option(help="Rays of the scanner: `fan` or `parallel`.")] = "fan",
     bowtie: Annotated[
@@ -125,7 +129,10 @@ def simulate_dose(
     ] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same noise.")] = 0,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Series worked on side by side; without it, one per two cores.")
+        int | None,
+        typer.Option(
+            min=1, help="Series side by side; without it what cores and memory allow, on a GPU one."
+        ),
     ] = None,
 ) -> None:
     """Add the noise that a lower dose would have had to a folder of normal-dose CT series.

@@ -132,7 +132,9 @@ def test_anatomy_is_told_from_noise():
 
 def test_more_anatomy_than_noise_is_flagged():
     hu = disc_of(fbp_noise_hu(PARALLEL, SMOOTH, slices=2, sd_hu=3) + anatomy_hu(2, sd_hu=100))
-    assert "more anatomy than noise" in estimate_kernel(hu, regions_of(hu), PARALLEL).warning
+    fit = estimate_kernel(hu, regions_of(hu), PARALLEL)
+    assert "more anatomy than noise" in fit.warning
+    assert (fit.kernel, fit.distance) == (Kernel(1 / (2 * PIXEL_MM)), None)
 
 
 def test_too_few_regions_give_a_hann_kernel_and_say_so():
@@ -163,9 +165,12 @@ def test_kernels_have_names():
     assert parse_kernel("ramp", 0.5) == Kernel(math.inf)
     assert parse_kernel("hann", 0.5) == Kernel(1.0)
     assert parse_kernel(" Hann:0.6 ", 0.5) == Kernel(0.6)
+    assert parse_kernel("hann:2", 0.5) == Kernel(2.0)
 
 
-@pytest.mark.parametrize("name", ["", "B30f", "hann:", "hann:0", "hann:-1", "hann:inf", "hann:x", "ramp:2"])
+@pytest.mark.parametrize(
+    "name", ["", "B30f", "hann:", "hann:0", "hann:-1", "hann:inf", "hann:x", "hann:4.1", "ramp:2"]
+)
 def test_an_unknown_kernel_name_lists_the_known_ones(name):
     with pytest.raises(ConfigError, match=r"ramp, hann, or hann:0"):
         parse_kernel(name, 0.5)

@@ -287,11 +287,27 @@ def test_one_failing_series_never_stops_the_batch(tmp_path, monkeypatch):
     outcomes = run(tmp_path / "in", tmp_path / "out")
     assert sorted(outcome.verdict for outcome in outcomes) == ["done", "failed"]
     failed = next(outcome for outcome in outcomes if outcome.verdict == "failed")
-    assert failed.message == "OSError: No space left on device"
+    assert failed.message == "no space left for the results; free some and run again"
     assert exit_code(outcomes) == 3
     _, *lines = (tmp_path / "out" / "journal.jsonl").read_text().splitlines()
-    assert [json.loads(line)["reason_codes"] for line in lines] == [[], ["UNEXPECTED_ERROR"]]
+    assert [json.loads(line)["reason_codes"] for line in lines] == [[], ["DISK_FULL"]]
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["verdicts"] == {"done": 1, "failed": 1}
+
+
+def test_a_file_that_vanishes_during_the_run_is_named_by_its_name(tmp_path):
+    gone = write_source(tmp_path / "in" / "a", "a")[1]
+    write_source(tmp_path / "in" / "b", "b")
+
+    class Remover(Silent):
+        def planned(self, slices):
+            super().planned(slices)
+            gone.unlink()
+
+    outcomes = run(tmp_path / "in", tmp_path / "out", observer=Remover())
+    failed = next(outcome for outcome in outcomes if outcome.verdict == "failed")
+    assert failed.reason_codes == ("SOURCE_VANISHED",)
+    assert failed.message == f"{gone.name}: gone since the run began; bring it back, run again"
+    assert [outcome.verdict for outcome in outcomes].count("done") == 1
 
 
 def test_a_truncated_file_fails_its_series_alone(tmp_path):
@@ -340,6 +356,7 @@ def test_a_written_series_that_reads_back_differently_is_dropped(tmp_path, monke
     ("source", "target", "complaint"),
     [
         ("absent", "out", "absent: no such folder"),
+        ("file", "out", "file: a file; name the folder that it lies in"),
         ("in", "in/out", "in/out: overlaps the input"),
         ("in", ".", "overlaps the input"),
         ("in", "file", "file: a file"),

@@ -1,13 +1,14 @@
 """`ldct predict`: options, exit codes, and real folders."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
 from pipeline import tracking
-from pipeline.bundle import Bundle, save_bundle
+from pipeline.bundle import Bundle, load_bundle, save_bundle
 from pipeline.config import load_settings
 from pipeline.config.clock import fixed_clock
 from pipeline.config.predict import PredictSettings
@@ -75,6 +76,20 @@ def test_an_untrained_denoiser_changes_no_stored_pixel(tmp_path, denoiser, segme
     series, total = capsys.readouterr().out.splitlines()
     assert series.split() == ["done", denoised.parent.name, "files:", "3"]
     assert total == "predict: 1 done"
+
+
+def test_a_denoiser_trained_on_something_else_than_low_dose_is_told_and_recorded(tmp_path, denoiser, capsys):
+    bundle = replace(load_bundle(denoiser), training={"degradation": [{"kind": "blur"}]})
+    save_bundle(denoiser, bundle)
+    write_source(tmp_path / "in")
+    for _ in ("first", "again"):
+        assert predict.run(tmp_path / "in", tmp_path / "out", denoiser=denoiser) == 0
+        assert (
+            "OTHER_TRAINING the denoiser was trained on normal dose after blur, not on low dose"
+            in capsys.readouterr().out
+        )
+    (record,) = (tmp_path / "out").glob("*/*/series.json")
+    assert json.loads(record.read_text())["reason_codes"] == ["OTHER_TRAINING"]
 
 
 def test_source_date_epoch_is_the_clock_and_makes_runs_byte_identical(

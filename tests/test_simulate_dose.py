@@ -1,6 +1,7 @@
 """`ldct simulate dose`: partners, their manifest, and how every bad option and series ends."""
 
 import json
+import shutil
 from datetime import datetime
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from pipeline.dicom import DerivedSeriesWriter, Geometry, discover, read_series, write_ct_series
 from pipeline.errors import ConfigError, DataError
-from pipeline.inference import partners, read_back
+from pipeline.inference import low_dose, pairs, partners, read_back
 from pipeline.manifest import folder_sha256, read_manifest, read_split
 from pipeline.stages import dose
 
@@ -27,13 +28,22 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
 
 
-def write_scan(folder, name="a", *, slices=SHAPE[0], patient="DOE^JANE", change=None):
-    """A water cylinder with white noise, corners of the matrix at -2000; `change` edits each dataset."""
+def write_scan(
+    folder,
+    name="a",
+    *,
+    slices=SHAPE[0],
+    patient="DOE^JANE",
+    change=None,
+    noise_hu=NOISE_HU,
+    corners_hu=-2000.0,
+):
+    """A water cylinder with white noise, corners of the matrix padding; `change` edits each dataset."""
     rng = np.random.default_rng(len(name))
     rows, columns = np.mgrid[: SHAPE[1], : SHAPE[2]] - (SHAPE[1] - 1) / 2
     radius = np.hypot(rows, columns)
-    hu = np.where(radius < 40, 0.0, -1000.0) + rng.normal(0, NOISE_HU, (slices, *SHAPE[1:]))
-    hu = np.where(radius < 48, hu.clip(-1024), -2000.0)
+    hu = np.where(radius < 40, 0.0, -1000.0) + rng.normal(0, noise_hu, (slices, *SHAPE[1:]))
+    hu = np.where(radius < 48, hu.clip(-1024), corners_hu)
     files = write_ct_series(
         hu.astype(np.float32),
         Geometry((0, 0, 0), (1, 0, 0), (0, 1, 0), (2.0, PIXEL_MM, PIXEL_MM), hu.shape),
@@ -107,10 +117,12 @@ def test_a_series_gets_partners_a_manifest_and_a_record(tmp_path, capsys):
     ]
     assert cases[0].low_dose_sha256 == folder_sha256(tmp_path / "out" / cases[0].low_dose)
     assert set(read_split(tmp_path / "out" / "manifest", "holdout", cases).values()) == {"train"}
-    line, total = capsys.readouterr().out.splitlines()
+    line, total, hint = capsys.readouterr().out.splitlines()
     assert line.startswith(f"done      {record['series']}  files: 5  SD ")
     assert "at 25 %" in line
     assert total == "simulate dose: 1 done"
+    out = tmp_path / "out"
+    assert hint == f"next: `manifest: {out}/manifest` and `root: {out}` in configs/<preset>/ingest.yaml"
 
 
 def test_the_image_s_own_noise_gives_photons_and_the_noise_foretold(tmp_path):
@@ -155,16 +167,34 @@ def test_a_dose_has_the_same_noise_whatever_other_doses_are_made(tmp_path):
     assert len(one) == SHAPE[0]
 
 
-def test_a_rerun_keeps_what_is_finished_and_another_dose_is_made_anew(tmp_path, capsys):
+def test_a_rerun_keeps_what_is_finished(tmp_path, capsys):
     write_scan(tmp_path / "in")
     simulate(tmp_path)
     first = capsys.readouterr().out.splitlines()[0]
     simulate(tmp_path)
     again = capsys.readouterr().out.splitlines()[0]
     assert again == first.replace("files: 5", "files: 5 (already done)")
-    simulate(tmp_path, doses=[0.5])
+
+
+@pytest.mark.parametrize("option", [{"doses": [0.5]}, {"doses": [0.25, 0.5]}, {"seed": 1}, {"flux": "3e5"}])
+def test_pairs_are_not_replaced_by_those_of_other_options(tmp_path, option):
+    write_scan(tmp_path / "in")
+    simulate(tmp_path)
+    before = contents(tmp_path / "out")
+    with pytest.raises(DataError) as refused:
+        simulate(tmp_path, **option)
+    made_with = "--dose 0.25 --flux 200000.0 --kernel hann --geometry fan --bowtie auto --seed 0"
+    advice = "name another folder, or repeat those options"
+    assert str(refused.value) == f"{tmp_path / 'out'}: made with {made_with}; {advice}"
+    assert contents(tmp_path / "out") == before
+
+
+def test_pairs_of_another_product_version_are_made_anew(tmp_path, capsys, monkeypatch):
+    write_scan(tmp_path / "in")
+    simulate(tmp_path)
+    monkeypatch.setattr(low_dose, "__version__", "99")
+    assert simulate(tmp_path) == 0
     assert "already done" not in capsys.readouterr().out
-    assert [case.dose_fraction for case in read_manifest(tmp_path / "out" / "manifest")] == [0.5]
 
 
 def test_single_slices_get_partners_but_no_case(tmp_path, capsys):
@@ -174,6 +204,8 @@ def test_single_slices_get_partners_but_no_case(tmp_path, capsys):
     assert (record["verdict"], record["reason_codes"]) == ("slicewise", ["TOO_FEW_SLICES"])
     assert len(list((tmp_path / "out").rglob("dose_0.25/*.dcm"))) == 1
     assert not (tmp_path / "out" / "manifest" / "cases.csv").exists()
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "no manifest: no series is a regular volume; ingest stores volumes"
 
 
 def test_links_that_cannot_be_made_become_copies(tmp_path, monkeypatch):
@@ -210,7 +242,7 @@ def test_tags_without_exposure_refuse_the_series_and_name_the_way_out(tmp_path, 
     write_scan(tmp_path / "in" / "b", "b")
     assert simulate(tmp_path, flux="tags") == 3
     refused = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("refused"))
-    assert "MISSING_DOSE_TAGS no KVP, Exposure in the headers; name the photons per ray" in refused
+    assert "MISSING_DOSE_TAGS no KVP, Exposure above 0 in the headers; name the photons per ray" in refused
     (record,) = records(tmp_path / "out")
     assert "FLUX_FROM_TAGS" in record["reason_codes"]
 
@@ -224,7 +256,159 @@ def test_without_uniform_tissue_the_tags_stand_in_and_the_line_says_so(tmp_path,
     (record,) = records(tmp_path / "out")
     assert record["reason_codes"] == ["FEW_UNIFORM_REGIONS", "FLUX_FROM_TAGS"]
     assert record["simulated"]["flux_from"] == "tags"
-    assert "SD not measured; " in capsys.readouterr().out
+    line = capsys.readouterr().out.splitlines()[0]
+    assert "files: 5  SD not measured; FEW_UNIFORM_REGIONS 0 uniform regions" in line
+    assert (
+        "FLUX_FROM_TAGS photons from the tags, right within a factor of two at best, since the image" in line
+    )
+
+
+def with_structure(dataset):
+    """Random structure with a power of 1/f³, 40 HU of it, much more than there is noise."""
+    frequency = np.fft.fftfreq(SHAPE[1])
+    radius = np.hypot(frequency[:, None], frequency[None, :])
+    radius[0, 0] = np.inf
+    white = np.random.default_rng(1).normal(size=SHAPE[1:])
+    structure = np.fft.ifft2(np.fft.fft2(white) * radius**-1.5).real
+    structure *= 40 / structure.std()
+    dataset.PixelData = (dataset.pixel_array + structure.round().astype(np.int16)).astype("<i2").tobytes()
+
+
+def test_where_anatomy_hides_the_noise_the_tags_and_a_hann_kernel_stand_in(tmp_path, capsys):
+    write_scan(tmp_path / "in", noise_hu=0.5, change=with_structure)
+    assert simulate(tmp_path, flux="image", kernel="image") == 0
+    (record,) = records(tmp_path / "out")
+    assert record["reason_codes"] == ["MORE_ANATOMY_THAN_NOISE", "FLUX_FROM_TAGS"]
+    simulated = record["simulated"]
+    assert (simulated["flux_from"], simulated["kernel_from"]) == ("tags", "assumed")
+    assert simulated["kernel_cutoff_per_mm"] == pytest.approx(1 / (2 * PIXEL_MM), rel=1e-5)
+    assert simulated["doses"][0]["predicted_sd_hu"] > record["noise_sd_hu"]["before"] > 2
+    assert "of the spectrum): a Hann kernel is assumed" in capsys.readouterr().out
+
+
+def test_where_anatomy_hides_the_noise_and_tags_are_missing_the_series_is_refused(tmp_path, capsys):
+    def change(dataset):
+        with_structure(dataset)
+        del dataset.KVP
+
+    write_scan(tmp_path / "in", noise_hu=0.5, change=change)
+    assert simulate(tmp_path, flux="image", kernel="hann") == 1
+    line = capsys.readouterr().out.splitlines()[0]
+    assert "MISSING_DOSE_TAGS the image's own noise cannot be measured, and no KVP" in line
+    assert simulate(tmp_path, flux="2e5", kernel="hann") == 0
+
+
+def test_a_line_tells_verdict_reason_result_and_warnings_in_this_order(tmp_path, capsys):
+    write_scan(tmp_path / "in", slices=1, patient="Anonymous")
+    simulate(tmp_path, flux="tags")
+    line = capsys.readouterr().out.splitlines()[0]
+    verdict, reason, remark = line.split("  ")[0], *line.split("  ")[2:]
+    assert verdict == "slicewise series-" + line.split("series-")[1][:12]
+    assert reason.startswith("TOO_FEW_SLICES 1 slice, and a volume needs 2 or more")
+    result, *warnings = remark.split("; ")
+    assert result.startswith("SD ")
+    assert [one.split()[0] for one in warnings] == ["FLUX_FROM_TAGS", "PATIENT_BY_STUDY"]
+
+
+def test_a_series_without_noise_is_refused_and_named_photons_are_the_way_out(tmp_path, capsys):
+    write_scan(tmp_path / "in", noise_hu=0.0)
+    assert simulate(tmp_path, flux="image") == 1
+    line = capsys.readouterr().out.splitlines()[0]
+    assert "NO_NOISE uniform tissue shows less noise than rounding to 1 HU makes" in line
+    assert "--flux 2e5" in line
+    assert simulate(tmp_path, flux="2e5") == 0
+
+
+@pytest.mark.parametrize(("mas", "codes"), [(2, []), (100, ["FLUX_DISAGREES"])])
+def test_photons_of_image_and_tags_that_are_far_apart_are_told(tmp_path, capsys, mas, codes):
+    def change(dataset):
+        dataset.Exposure = mas
+        del dataset.XRayTubeCurrent
+
+    write_scan(tmp_path / "in", change=change)
+    assert simulate(tmp_path, flux="image") == 0
+    (record,) = records(tmp_path / "out")
+    assert record["reason_codes"] == codes
+    line = capsys.readouterr().out.splitlines()[0]
+    assert ("by the image's noise, " in line) == bool(codes)
+    assert ("--kernel hann is not the image's" in line) == bool(codes)
+
+
+def with_thickness(thickness_mm):
+    def change(dataset):
+        dataset.SliceThickness = thickness_mm
+
+    return change
+
+
+def with_one_slice_of_many_mas(dataset):
+    del dataset.XRayTubeCurrent
+    dataset.Exposure = 100 if dataset.InstanceNumber > 1 else 2100
+
+
+@pytest.mark.parametrize(
+    ("change", "doubt"),
+    [
+        (with_thickness(50), "slices 50 mm thick and 2 mm apart"),
+        (with_thickness(-2), "slices -2 mm thick and 2 mm apart"),
+        (with_one_slice_of_many_mas, "100 to 2100 mAs in one series"),
+    ],
+)
+def test_tags_that_no_scan_has_are_not_used_and_the_line_says_so(tmp_path, capsys, change, doubt):
+    for target, edit in (("plain", None), ("out", change)):
+        write_scan(tmp_path / "in", change=edit)
+        simulate(tmp_path, target)
+        shutil.rmtree(tmp_path / "in")
+    assert f"IMPLAUSIBLE_TAGS {doubt}" in capsys.readouterr().out
+    plain, odd = (records(tmp_path / target)[0] for target in ("plain", "out"))
+    assert (plain["reason_codes"], odd["reason_codes"]) == ([], ["IMPLAUSIBLE_TAGS"])
+    assert odd["simulated"]["doses"][0]["achieved_sd_hu"] == plain["simulated"]["doses"][0]["achieved_sd_hu"]
+
+
+def test_a_thickness_below_zero_refuses_the_tags(tmp_path, capsys):
+    write_scan(tmp_path / "in", change=with_thickness(-2))
+    assert simulate(tmp_path, flux="tags") == 1
+    assert "MISSING_DOSE_TAGS no SliceThickness above 0 in the headers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("field_mm", "corners_hu"), [(780, -1000.0), (1000, -2000.0)])
+def test_a_field_wider_than_the_fan_is_refused_and_parallel_rays_are_the_way_out(
+    tmp_path, capsys, field_mm, corners_hu
+):
+    def widen(dataset):
+        dataset.PixelSpacing = [field_mm / SHAPE[2]] * 2
+        dataset.PixelData = dataset.PixelData[:-2] + b"\x00\x00"  # a corner that is not plain air
+
+    write_scan(tmp_path / "in", change=widen, corners_hu=corners_hu)
+    assert simulate(tmp_path) == 1
+    assert f"FIELD_TOO_WIDE a field of view of {field_mm} mm needs rays" in capsys.readouterr().out
+    assert simulate(tmp_path, geometry="parallel") == 0
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "gigabytes", "workers"),
+    [("cpu", 8, 64, 4), ("cpu", 8, 8, 2), ("cpu", 16, 16, 5), ("cpu", 1, 1, 1), ("cuda", 64, 512, 1)],
+)
+def test_workers_fit_cores_memory_and_device(device, cores, gigabytes, workers):
+    assert dose.default_workers(device, cores=cores, memory_bytes=gigabytes * 10**9) == workers
+
+
+def test_a_manifest_that_cannot_be_written_leaves_the_last_one_whole(tmp_path, monkeypatch):
+    write_scan(tmp_path / "in" / "a", "a")
+    simulate(tmp_path)
+    manifest = tmp_path / "out" / "manifest"
+    before = read_manifest(manifest)
+
+    def fill_up(*_):
+        raise OSError(28, "No space left on device")
+
+    write_scan(tmp_path / "in" / "b", "b")
+    monkeypatch.setattr(pairs, "write_split", fill_up)
+    with pytest.raises(OSError, match="No space left"):
+        simulate(tmp_path)
+    assert read_manifest(manifest) == before
+    assert read_split(manifest, "holdout", before)
+    assert not list((tmp_path / "out").glob(".manifest.*"))
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
@@ -241,7 +425,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_behind(tmp_path, monkeypatch
     assert simulate(tmp_path) == 3
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[-1] for line in lines if line.startswith("failed")] == [
-        "UNEXPECTED_ERROR OSError: No space left on device"
+        "DISK_FULL no space left for the results; free some and run again"
     ]
     assert len(read_manifest(tmp_path / "out" / "manifest")) == 1
     assert not (tmp_path / "out" / ".staging").exists()
@@ -264,6 +448,7 @@ def test_a_slice_that_reads_back_differently_drops_its_series(tmp_path, monkeypa
         ({"doses": [0.25, 0.5, 0.25]}, "--dose 0.25 is named twice"),
         ({"doses": []}, "name at least one"),
         ({"flux": "many"}, "--flux many: must be image, tags or a number"),
+        ({"flux": "1e10"}, "--flux 1e10: must be image, tags or a number of .* at most 1e\\+09"),
         ({"flux": "-5"}, "--flux -5: must be image, tags or a number"),
         ({"kernel": "B30f"}, "unknown --kernel 'B30f'"),
         ({"geometry": "cone"}, "--geometry cone: must be one of fan, parallel"),

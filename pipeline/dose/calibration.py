@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -13,20 +14,28 @@ from scipy import stats
 
 from pipeline.dose.insertion import Acquisition, added_sd_hu
 from pipeline.dose.regions import FEWEST_REGIONS, Regions
-from pipeline.dose.texture import noise_variance_hu2
+from pipeline.dose.texture import KernelFit, noise_variance_hu2
 from pipeline.errors import DataError
+from pipeline.metrics.nps import detrended
 
 _OF_ENDLESS_DOSE: Final = 0.01
 _TRIMMED: Final = 0.25
 """Share of the regions left out at either end, where a vessel or a streak may hide."""
-_STEPS: Final = 6
+_STEPS: Final = 20
+"""Enough where read-out noise sets the level and each step overshoots."""
 _CLOSE_ENOUGH: Final = 0.005
 _SLICES_AT_ONCE: Final = 4
 
-_ITERATIVE: Final = {
-    "SAFIRE, ADMIRE or QIR": r"\b[IJ]\d{2}[a-z]?\b|\b[BHQTU][a-z]\d{2}[a-z]?[\\/ ,_]+[1-5]\b"
-    r"|SAFIRE|ADMIRE|\bIRIS\b|\bQIR\b",
-    "ASiR or Veo": r"\bASIR|\bAR\d{2,3}\b|\bVEO\b",
+_ITERATIVE_KERNELS: Final = {
+    "SAFIRE": r"[IJ]\d{2}[a-z]([\\ ][1-5])?",
+    "ADMIRE or QIR": r"[A-Z][a-z]\d{2}[a-z]?[\\ ][1-5]",
+    "ASiR": r"AR\d{2,3}",
+}
+"""Whole ConvolutionKernels, capitals as they stand: a kernel of Siemens ends in the strength, 1 to 5."""
+
+_ITERATIVE_WORDS: Final = {
+    "SAFIRE, ADMIRE or QIR": r"SAFIRE|ADMIRE|\bIRIS\b|\bQIR\b",
+    "ASiR or Veo": r"\bASIR|\bVEO\b",
     "TrueFidelity": r"TRUE ?FIDELITY|\bDLIR|\bDL-?[LMH]\b",
     "AIDR or FIRST": r"\bE?AIDR|\bFIRST (BODY|BONE|BRAIN|CARDIAC|LUNG)\b",
     "AiCE or PIQE": r"\bAICE|\bPIQE",
@@ -34,7 +43,11 @@ _ITERATIVE: Final = {
     "Precise Image": r"\bPRECISE ?IMAGE",
     "iterative or learned": r"ITERATIVE|DEEP ?(LEARNING|RECON)|\bMBIR\b|CLEARVIEW|\bKARL\b|INTELLI ?IP",
 }
-"""Reconstructions that are not filtered back-projection, and how kernel names and descriptions show them."""
+"""Reconstructions that are not filtered back-projection, by words in a kernel's name or a description."""
+
+
+class NoNoiseError(DataError):
+    """Images whose noise, if any, is lost in the rounding of their pixels."""
 
 
 def calibrate_flux(
@@ -43,28 +56,44 @@ def calibrate_flux(
     regions: Regions,
     acquisition: Acquisition,
     exposure: torch.Tensor,
+    *,
+    texture: KernelFit,
+    step_hu: float,
 ) -> float:
     """Photons per ray with which simulated noise is as strong as the images' own.
 
-    The regions' ratios of variance decide, by the mean of their middle half.
+    The images' own noise is told from anatomy by its own texture, whatever kernel the simulated noise has:
+    their whole variances are compared. The regions' ratios decide, by the mean of their middle half.
 
     Args:
         hu: `(slices, rows, columns)` HU at normal dose.
         visible: pixels that show something, in the same shape; see `field_of_view`.
         regions: uniform tissue in the slices.
-        acquisition: the scan, its kernel that of the images; the search begins at its photons.
+        acquisition: the scan, with the kernel of the simulated noise; the search begins at its photons.
         exposure: `(slices,)` mAs of each slice relative to that of the photons asked for, on the
             device to use.
+        texture: of the images' own noise, `estimate_kernel` of these regions.
+        step_hu: HU between neighbouring stored values.
 
     Raises:
-        DataError: too few regions, or no noise in them.
+        NoNoiseError: the noise is less than rounding to stored values makes.
+        DataError: too few regions or noise too faint to see in them, or no number of photons explains it.
     """
     if len(regions) < FEWEST_REGIONS:
         raise DataError(
             f"{len(regions)} regions of uniform tissue are too few to measure the noise (at least "
             f"{FEWEST_REGIONS}); give the photons per ray, e.g. --flux 2e5"
         )
-    measured = noise_variance_hu2(hu, regions, acquisition.beam, acquisition.kernel)
+    is_seen = texture.distance is not None
+    plain = _plain_variance_hu2(hu, regions)
+    measured = noise_variance_hu2(hu, regions, acquisition.beam, texture.kernel) if is_seen else plain
+    if _typical(measured) < step_hu**2 / 12:
+        raise NoNoiseError(
+            f"uniform tissue shows less noise than rounding to {step_hu:g} HU makes, as no scan does; "
+            "give the photons per ray, e.g. --flux 2e5"
+        )
+    if not is_seen:
+        raise DataError(f"{texture.warning}; give the photons per ray, e.g. --flux 2e5")
     photons = acquisition.flux.photons_per_ray
     for _ in range(_STEPS):
         scan = replace(acquisition, flux=replace(acquisition.flux, photons_per_ray=photons))
@@ -72,29 +101,33 @@ def calibrate_flux(
         excess = _typical(measured / expected)
         if not excess > 0:
             raise DataError(
-                "uniform tissue shows no noise beside its anatomy; give the photons per ray, e.g. --flux 2e5"
+                "the noise of uniform tissue cannot be told from its anatomy; give the photons per ray, "
+                "e.g. --flux 2e5"
             )
         photons /= excess
         if abs(excess - 1) < _CLOSE_ENOUGH:
-            break
-    return photons
+            return photons
+    raise DataError(
+        f"no number of photons explains the noise (the last one tried is {photons:.2g} per ray); "
+        "give it, e.g. --flux 2e5"
+    )
 
 
-def measured_sd_hu(hu: npt.NDArray[np.float32], regions: Regions, acquisition: Acquisition) -> float:
-    """Standard deviation of the noise in uniform tissue, from the variance in its middle half of regions.
+def measured_sd_hu(hu: npt.NDArray[np.float32], regions: Regions) -> float:
+    """Standard deviation in uniform tissue, around the second-order trend of each region.
+
+    Plain: whatever structure is there counts, at every dose alike.
 
     Args:
         hu: `(slices, rows, columns)` HU, at any dose.
         regions: uniform tissue in them.
-        acquisition: tells what the noise looks like.
 
     Raises:
         ValueError: there are no regions.
     """
     if not len(regions):
         raise ValueError("noise is measured in at least one region")
-    variance = _typical(noise_variance_hu2(hu, regions, acquisition.beam, acquisition.kernel))
-    return float(np.sqrt(max(variance, 0.0)))
+    return float(np.sqrt(_plain_variance_hu2(hu, regions).mean()))
 
 
 def predicted_sd_hu(
@@ -117,24 +150,41 @@ def predicted_sd_hu(
         dose_fraction: share of the normal dose.
     """
     added = _added_variance_hu2(hu, visible, regions, acquisition, exposure, dose_fraction)
-    return float(np.sqrt(measured_sd_hu(hu, regions, acquisition) ** 2 + _typical(added)))
+    return float(np.sqrt(measured_sd_hu(hu, regions) ** 2 + added.mean()))
 
 
-def iterative_kernel_warning(*texts: str | None) -> str | None:
+def iterative_kernel_warning(
+    kernel: str | None, description: str | None = None, *, photons_of_noise: bool
+) -> str | None:
     """A warning when a kernel name or description tells of an iterative or learned reconstruction.
 
-    Such images are smoother than their photons, so photons read off their noise are too many.
+    The noise of such images follows dose in level and texture by a law of its own. They are smoother than
+    their photons, so photons read off their noise are too many.
 
     Args:
-        *texts: ConvolutionKernel, SeriesDescription, reconstruction names and the like; None where absent.
+        kernel: ConvolutionKernel; None where absent.
+        description: SeriesDescription; None where absent.
+        photons_of_noise: whether the photons are read off the noise.
     """
-    for family, pattern in _ITERATIVE.items():
-        if any(text and re.search(pattern, text, re.IGNORECASE) for text in texts):
-            return (
-                f"{family} reconstruction: the image's own noise overstates its photons, so the simulated "
-                "dose is too high; give the photons per ray with --flux where they are known"
-            )
-    return None
+    text = f"{kernel or ''}\n{description or ''}"
+    by_kernel = (name for name, whole in _ITERATIVE_KERNELS.items() if re.fullmatch(whole, kernel or ""))
+    by_words = (name for name, word in _ITERATIVE_WORDS.items() if re.search(word, text, re.IGNORECASE))
+    family = next(chain(by_kernel, by_words), None)
+    if family is None:
+        return None
+    warning = f"{family} reconstruction: its noise changes with dose in level and texture, not as simulated"
+    if not photons_of_noise:
+        return warning
+    return (
+        f"{warning}, and overstates the photons, so the simulated dose is too high; give the photons per ray "
+        "with --flux where they are known"
+    )
+
+
+def _plain_variance_hu2(hu: npt.NDArray[np.float32], regions: Regions) -> npt.NDArray[np.float64]:
+    """`(regions,)` variance around their second-order trend."""
+    variance: npt.NDArray[np.float64] = detrended(regions.cut(hu).astype(np.float64)).var(axis=(1, 2))
+    return variance
 
 
 def _typical(values: npt.NDArray[np.float64]) -> float:

@@ -24,6 +24,9 @@ _BOOSTS: Final = (0.0, *np.geomspace(1.0, 32.0, 16))
 _LEAST_BOOSTED_CUTOFF_PER_MM: Final = 0.6
 """Kernels that end below are smooth: a boost there would fit anatomy."""
 _MOST_ANATOMY: Final = 0.5
+"""Share of the spectrum beyond which neither texture nor level of the noise can be read."""
+_MOST_NYQUIST: Final = 4.0
+"""Where a Hann window may end; with 0.85 left at the Nyquist frequency it is nearly `ramp` by then."""
 _GOOD_FIT: Final = 0.06
 """L1 distance up to which a plain Hann window is taken: anatomy and chance pass for a little boost."""
 
@@ -35,7 +38,7 @@ class KernelFit:
     Attributes:
         kernel: window on the ramp.
         distance: L1 distance of the regions' normalised radial spectrum from the fitted one; None where the
-            kernel is assumed.
+            noise cannot be seen and the kernel is assumed.
         regions: how many were looked at.
         warning: what a user has to know; None when there is nothing.
     """
@@ -54,15 +57,16 @@ def parse_kernel(name: str, pixel_mm: float) -> Kernel:
         pixel_mm: pixel side; the Nyquist frequency is 1 / (2 pixel_mm).
 
     Raises:
-        ConfigError: another name, or a share that is not a positive number.
+        ConfigError: another name, or a share that is not a number above 0, up to 4.
     """
     family, colon, share = name.strip().lower().partition(":")
     if family == "ramp" and not colon:
         return Kernel(math.inf)
     cutoff = _positive_number(share if colon else "1") if family == "hann" else None
-    if cutoff is None:
+    if cutoff is None or cutoff > _MOST_NYQUIST:
         raise ConfigError(
-            f"unknown --kernel {name!r}; give image, ramp, hann, or hann:0.6 (share of the Nyquist frequency)"
+            f"unknown --kernel {name!r}; give image, ramp, hann, or hann:0.6 (share of the Nyquist "
+            f"frequency, at most {_MOST_NYQUIST:g})"
         )
     return Kernel(cutoff / (2 * pixel_mm))
 
@@ -79,24 +83,22 @@ def estimate_kernel(hu: npt.NDArray[np.float32], regions: Regions, beam: Beam) -
         beam: the scan that the noise will be simulated with.
 
     Returns:
-        The fit. With fewer than four regions, or without noise in them: a Hann window that ends at the
-        Nyquist frequency, and a warning.
+        The fit. With fewer than four regions, without noise in them, or with more anatomy than noise: a Hann
+        window that ends at the Nyquist frequency, and a warning.
     """
     power = measured_power(regions.cut(hu)) if len(regions) else np.empty((0, 1))
     power = power[power.sum(axis=1) > 0]
     if len(power) < FEWEST_REGIONS:
-        return KernelFit(
-            kernel=parse_kernel("hann", beam.pixel_mm),
-            distance=None,
-            regions=len(power),
-            warning=f"{len(power)} uniform regions are too few to see the noise texture (at least "
-            f"{FEWEST_REGIONS}): a Hann kernel is assumed; name another with --kernel",
-        )
+        few = f"{len(power)} uniform regions are too few to see the noise (at least {FEWEST_REGIONS})"
+        return KernelFit(parse_kernel("hann", beam.pixel_mm), None, len(power), few)
     texture = (power / power.sum(axis=1, keepdims=True)).mean(axis=0)
     cutoff, boost, fitted, anatomy = _best_fit(texture, regions.side, beam.pixel_mm)
+    if anatomy > _MOST_ANATOMY:
+        hidden = f"the most uniform regions hold more anatomy than noise ({anatomy:.0%} of the spectrum)"
+        return KernelFit(parse_kernel("hann", beam.pixel_mm), None, len(power), hidden)
     distance = _distance(texture, fitted)
     cutoff_per_mm = cutoff / (2 * beam.pixel_mm) / _magnification(hu.shape, regions, beam)
-    return KernelFit(Kernel(cutoff_per_mm, boost), distance, len(power), _doubt(distance, anatomy))
+    return KernelFit(Kernel(cutoff_per_mm, boost), distance, len(power), _doubt(distance))
 
 
 def noise_variance_hu2(hu: npt.NDArray[np.float32], regions: Regions, beam: Beam, kernel: Kernel) -> Array:
@@ -158,17 +160,11 @@ def _spectra_of_kernels(side: int) -> tuple[Array, Array, Array]:
     return cutoffs, boosts, region_spectrum(side).of_kernels(np.stack(gains))
 
 
-def _doubt(distance: float, anatomy: float) -> str | None:
-    """Why a fit is not to be trusted."""
-    if anatomy > _MOST_ANATOMY:
-        return (
-            f"the most uniform regions hold more anatomy than noise ({anatomy:.0%} of the spectrum), so its "
-            "texture and level are rough; name them with --kernel and --flux"
-        )
+def _doubt(distance: float) -> str | None:
     if distance > POOR_FIT:
         return (
             f"the noise texture is not that of filtered back-projection (L1 distance {distance:.2f}, at most "
-            f"{POOR_FIT}): compare the pictures, or name a kernel with --kernel"
+            f"{POOR_FIT}): compare the pictures, or name it with --kernel and --flux"
         )
     return None
 

@@ -86,8 +86,11 @@ def check_folders(source: Path, target: Path) -> None:
     """Refuse folders inside each other (results must never become input) and a target that cannot be written.
 
     Raises:
-        DataError: `source` is missing, one of them holds the other, or `target` is a file or not writable.
+        DataError: `source` is missing or a file, one of them holds the other, or `target` is a file or not
+            writable.
     """
+    if source.is_file():
+        raise DataError(f"{source}: a file; name the folder that it lies in")
     if not source.is_dir():
         raise DataError(f"{source}: no such folder; name a folder that holds DICOM files")
     results, images = target.resolve(), source.resolve()

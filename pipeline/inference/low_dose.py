@@ -75,7 +75,7 @@ class LowDose:
         return partners.conclude(self.pseudonyms)
 
     def remark(self, record: SeriesRecord) -> str:
-        """`SD 10.1 → 20.3 HU (predicted 20.2) at 25 %`, and so on for each dose."""
+        """`SD 10.1 → 20.3 HU (predicted 20.2) at 25 %` and so on for each dose, then the warnings."""
         simulated = Simulated.from_json(record.simulated or {})
         before = record.noise_sd_hu["before"]
         partners = ", ".join(
@@ -84,7 +84,8 @@ class LowDose:
             for dose in simulated.doses
         )
         noise = "SD not measured" if before is None else f"SD {_sd(before)} → {partners}"
-        return "; ".join([noise, *simulated.warnings])
+        warned = (code for code in record.reason_codes if code in simulated.warnings)
+        return "; ".join([noise, *(f"{code} {simulated.warnings[code]}" for code in warned)])
 
     def write_views(self, target: Path, finished: Sequence[SeriesRecord]) -> None:
         """The manifest of the pairs."""

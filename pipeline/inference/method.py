@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeAlias
 
 FluxChoice: TypeAlias = float | Literal["image", "tags"]
@@ -36,6 +36,20 @@ class Method:
     def to_json(self) -> dict[str, Any]:
         """As the recipe of a series."""
         return asdict(self) | {"dose_fractions": list(self.dose_fractions)}
+
+    @classmethod
+    def from_recipe(cls, recipe: Mapping[str, Any]) -> Method:
+        """The choices in the recipe of a finished series."""
+        chosen = {field.name: recipe[field.name] for field in fields(cls)}
+        return cls(**chosen | {"dose_fractions": tuple(chosen["dose_fractions"])})
+
+    def command_line(self) -> str:
+        """The options that name these choices."""
+        doses = " ".join(f"--dose {dose}" for dose in self.dose_fractions)
+        return (
+            f"{doses} --flux {self.flux} --kernel {self.kernel} --geometry {self.geometry} "
+            f"--bowtie {self.bowtie} --seed {self.seed}"
+        )
 
     def series_seed(self, series_uid: str, pixel_digests: Sequence[str]) -> int:
         """A seed of its own for each series, from what it is and not from where it lies."""

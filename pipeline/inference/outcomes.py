@@ -15,6 +15,10 @@ FINISHED: Final = frozenset({Verdict.DONE, Verdict.SLICEWISE})
 UNFIT: Final = frozenset({Verdict.REFUSED, Verdict.FAILED})
 UNEXPECTED_ERROR: Final = "UNEXPECTED_ERROR"
 """Reason code of a series that failed for a reason no other code names."""
+DISK_FULL: Final = "DISK_FULL"
+"""Reason code of a series whose results did not fit."""
+SOURCE_VANISHED: Final = "SOURCE_VANISHED"
+"""Reason code of a series with a file that was there when the run began."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +33,7 @@ class Outcome:
         files: number of source files.
         message: for the terminal only, as it may name source files.
         reused: an earlier run had finished it.
-        remark: the result in a few words, for the terminal.
+        remark: the result in a few words, for the terminal, with the codes that it explains.
     """
 
     study: str | None

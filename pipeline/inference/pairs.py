@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,8 +25,9 @@ class SimulatedDose:
         dose_fraction: dose over the normal dose.
         folder: its folder below the series folder.
         sha256: `folder_sha256` of that folder.
-        predicted_sd_hu: noise in uniform tissue that the physics foretells; None where it cannot be measured.
-        achieved_sd_hu: the same, measured in the written images.
+        predicted_sd_hu: plain SD in uniform tissue that the physics foretells: root of the normal dose's
+            squared and that of the added noise squared; None where there is no such tissue.
+        achieved_sd_hu: the same, measured in the images before they are rounded to stored values.
     """
 
     dose_fraction: float
@@ -44,12 +46,12 @@ class Simulated:
         anatomy: body part, lower case, safe in file names.
         photons_per_ray: at the centre of the beam, at normal dose and mean exposure, without attenuation.
         flux_from: `image`, `tags` or `given`.
-        kernel_from: `image` or `given`.
+        kernel_from: `image`, `given`, or `assumed` where the image does not tell.
         kernel_cutoff_per_mm: where the apodisation of the ramp ends; None: never.
-        kernel_boost: its enhancement of middle frequencies (`projector.Kernel`).
+        kernel_boost: share by which it raises high frequencies (`projector.Kernel`).
         kernel_distance: L1 misfit of the kernel's noise spectrum; None for a kernel that was not fitted.
         uniform_regions: regions of uniform tissue that noise was measured in.
-        warnings: what a reader of the result has to know, a line each.
+        warnings: what a reader of the result has to know, by reason code.
         normal_dose_sha256: `folder_sha256` of the normal dose.
         doses: the partners, in the order asked for.
     """
@@ -63,7 +65,7 @@ class Simulated:
     kernel_boost: float
     kernel_distance: float | None
     uniform_regions: int
-    warnings: tuple[str, ...]
+    warnings: Mapping[str, str]
     normal_dose_sha256: str
     doses: tuple[SimulatedDose, ...]
 
@@ -75,7 +77,7 @@ class Simulated:
     def from_json(cls, content: Mapping[str, Any]) -> Simulated:
         """What `to_json` wrote."""
         doses = tuple(SimulatedDose(**dose) for dose in content["doses"])
-        return cls(**{**content, "doses": doses, "warnings": tuple(content["warnings"])})
+        return cls(**{**content, "doses": doses})
 
 
 def dose_folder(dose_fraction: float) -> str:
@@ -86,21 +88,29 @@ def dose_folder(dose_fraction: float) -> str:
 def write_pairs(target: Path, finished: Sequence[SeriesRecord], *, seed: int) -> None:
     """Write the manifest of all pairs in `target`, or remove it when there is none.
 
-    A series that is no regular grid has partners but no case: `ldct ingest` stores volumes.
+    A series that is no regular grid has partners but no case: `ldct ingest` stores volumes. Both files are
+    written aside and then renamed, so that a full disk leaves those of the last run.
 
     Args:
         target: folder that the manifest lies in, and that its paths are relative to.
         finished: records of the series that are there in full.
         seed: of the hold-out split, see `manifest.holdout_roles`.
     """
-    folder = target / MANIFEST
+    manifest = target / MANIFEST / "cases.csv"
+    split = target / MANIFEST / "splits" / f"{SPLIT}.csv"
     cases = [case for record in finished if record.verdict == Verdict.DONE for case in _cases_of(record)]
     if not cases:
-        for path in (folder / "cases.csv", folder / "splits" / f"{SPLIT}.csv"):
+        for path in (split, manifest):
             path.unlink(missing_ok=True)
         return
-    write_manifest(folder, cases)
-    write_split(folder, SPLIT, holdout_roles(cases, seed))
+    with tempfile.TemporaryDirectory(dir=target, prefix=f".{MANIFEST}.") as scratch:
+        staged = Path(scratch)
+        write_manifest(staged, cases)
+        write_split(staged, SPLIT, holdout_roles(cases, seed))
+        split.parent.mkdir(parents=True, exist_ok=True)
+        split.unlink(missing_ok=True)  # a split that is missing is noticed, one of other cases may not be
+        (staged / manifest.name).replace(manifest)
+        (staged / "splits" / split.name).replace(split)
 
 
 def _cases_of(record: SeriesRecord) -> Iterator[ManifestCase]:

@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.data.archives.identity import anatomy_of, names_a_patient
+from pipeline.data.archives.identity import names_a_patient
 from pipeline.dicom import CTSlice, DerivedSeriesWriter, SeriesEntry, read_slices, simulated_dose
 from pipeline.dicom.writing import slice_file_name
 from pipeline.dose.field_of_view import field_of_view
 from pipeline.dose.insertion import insert_noise
+from pipeline.hu import body_region
 from pipeline.inference.method import Method
 from pipeline.inference.pairs import (
     NORMAL_DOSE,
@@ -117,11 +118,10 @@ class PartnerWriter:
         with self._watch.step("measure"):
             simulated = self._simulated(pseudonyms)
         noise = {dose.folder: dose.achieved_sd_hu for dose in simulated.doses}
-        by_study = () if names_a_patient(self._entry.patient_key) else (PATIENT_BY_STUDY,)
         return Measured(
             noise_sd_hu={"before": self._model.measured_sd_hu(self._survey.hu), **noise},
             timings_s=self._watch.timings_s(),
-            reason_codes=(*self._model.warnings, *by_study),
+            reason_codes=tuple(simulated.warnings),
             simulated=simulated.to_json(),
         )
 
@@ -161,6 +161,13 @@ class PartnerWriter:
                 with self._watch.step("check"):
                     check_slice(path, one, hu, index=index, slices=len(self._entry.files))
 
+    def _warnings(self) -> dict[str, str]:
+        """By reason code, in the order in which they are told."""
+        if names_a_patient(self._entry.patient_key):
+            return dict(self._model.warnings)
+        by_study = "no PatientID tells the patient, so the study stands for one in the split"
+        return {**self._model.warnings, PATIENT_BY_STUDY: by_study}
+
     def _simulated(self, pseudonyms: Pseudonyms) -> Simulated:
         entry, model = self._entry, self._model
         kernel = model.acquisition.kernel
@@ -169,7 +176,7 @@ class PartnerWriter:
         achieved = np.stack(self._sample, axis=1)
         return Simulated(
             patient=pseudonyms.name("patient", *patient),
-            anatomy=anatomy_of(entry.body_part),
+            anatomy=body_region(entry.body_part),
             photons_per_ray=model.acquisition.flux.photons_per_ray,
             flux_from=model.flux_from,
             kernel_from=model.kernel_from,
@@ -177,7 +184,7 @@ class PartnerWriter:
             kernel_boost=kernel.boost,
             kernel_distance=model.kernel_distance,
             uniform_regions=len(model.regions),
-            warnings=tuple(model.warnings.values()),
+            warnings=self._warnings(),
             normal_dose_sha256=folder_sha256(self._folder / NORMAL_DOSE),
             doses=tuple(
                 SimulatedDose(

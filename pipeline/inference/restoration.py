@@ -35,6 +35,8 @@ SEGMENTATION = "segmentation.dcm"
 PREVIEW = "preview.png"
 NOTHING_SEGMENTED = "NOTHING_SEGMENTED"
 """Reason code of a series in which the segmenter saw background only."""
+OTHER_TRAINING = "OTHER_TRAINING"
+"""Reason code of a series whose denoiser was not trained on low dose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,16 +110,24 @@ class Restoration:
                 "after": None if denoised_hu is None else global_noise_sd_hu(series.hu, denoised_hu),
             }
         empty = label_map is not None and not label_map.any()
+        codes = {OTHER_TRAINING: self._has_other_training(), NOTHING_SEGMENTED: empty}
         return Measured(
             noise_sd_hu=noise,
             volumes_ml={} if grid is None or label_map is None else _volumes_ml(label_map, labels, grid),
             timings_s=job.watch.timings_s(),
-            reason_codes=(NOTHING_SEGMENTED,) if empty else (),
+            reason_codes=tuple(code for code, applies in codes.items() if applies),
         )
 
-    def remark(self, record: SeriesRecord) -> str:  # noqa: ARG002 (the interface of all treatments)
-        """Nothing: the verdict says it."""
-        return ""
+    def remark(self, record: SeriesRecord) -> str:
+        """A warning where the denoiser was trained for something else; else nothing: the verdict says it."""
+        if self.denoiser is None or OTHER_TRAINING not in record.reason_codes:
+            return ""
+        return (
+            f"{OTHER_TRAINING} the denoiser was trained on {self.denoiser.bundle.trained_on}, not on low dose"
+        )
+
+    def _has_other_training(self) -> bool:
+        return self.denoiser is not None and self.denoiser.bundle.trained_on != "low dose"
 
     def write_views(self, target: Path, finished: Sequence[SeriesRecord]) -> None:
         """Nothing: the journal says it."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -13,40 +12,38 @@ import torch
 
 from pipeline import __version__
 from pipeline.dicom import Code, Derivation, Geometry, SeriesEntry
-from pipeline.dose.calibration import (
-    calibrate_flux,
-    iterative_kernel_warning,
-    measured_sd_hu,
-    predicted_sd_hu,
-)
-from pipeline.dose.field_of_view import canvas_size, covering
-from pipeline.dose.flux import BODY, HEAD, Bowtie, Flux, flux_from_tags
+from pipeline.dose.calibration import iterative_kernel_warning, measured_sd_hu, predicted_sd_hu
+from pipeline.dose.field_of_view import CONTINUATION_MM, canvas_size, covering
+from pipeline.dose.flux import Flux
 from pipeline.dose.insertion import Acquisition
 from pipeline.dose.regions import FEWEST_REGIONS, Regions, uniform_regions
 from pipeline.dose.texture import KernelFit, estimate_kernel, parse_kernel
-from pipeline.errors import DataError
 from pipeline.inference.method import Method
+from pipeline.inference.scan_flux import find_flux, rounded
 from pipeline.inference.survey import Survey
 from pipeline.inference.treatment import UnfitSeriesError
 from pipeline.projector import Beam, FanBeam, Kernel, ParallelBeam
 
-MISSING_DOSE_TAGS: Final = "MISSING_DOSE_TAGS"
-"""Reason code of a series that has no kVp or exposure to take its photons from."""
 NOTHING_SHOWN: Final = "NOTHING_SHOWN"
 """Reason code of a series of padding alone."""
-FLUX_FROM_TAGS: Final = "FLUX_FROM_TAGS"
+FIELD_TOO_WIDE: Final = "FIELD_TOO_WIDE"
+"""Reason code of a series whose field of view the fan does not cover."""
+IMPLAUSIBLE_TAGS: Final = "IMPLAUSIBLE_TAGS"
 FEW_UNIFORM_REGIONS: Final = "FEW_UNIFORM_REGIONS"
+MORE_ANATOMY_THAN_NOISE: Final = "MORE_ANATOMY_THAN_NOISE"
 POOR_TEXTURE_FIT: Final = "POOR_TEXTURE_FIT"
 ITERATIVE_KERNEL: Final = "ITERATIVE_KERNEL"
 """Reason codes of a series that has partners with a warning."""
 
-_HEADS: Final = ("head", "brain", "skull", "neuro", "face", "sinus", "orbit", "temporal")
-_DIGITS: Final = 6
-"""Significant digits of what is estimated: sums differ in the last bits with the number of threads."""
+_ASSUMED: Final = ": a Hann kernel is assumed, name another with --kernel"
 _SD_DECIMALS: Final = 3
 _START: Final = Flux(photons_per_ray=2e5)
 """Where the search for the photons begins."""
-_MOST_OVERLAP: Final = 64.0
+_MOST_MODULATION: Final = 20.0
+_MOST_OVERLAP: Final = 10.0
+"""Largest over smallest mAs, and thickness over increment, that a scanner is thought to write."""
+_FARTHEST_RAY_MM: Final = 540.0
+"""From the isocentre: the fan's focus is 570 mm away."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +52,11 @@ class ScanModel:
 
     Attributes:
         acquisition: rays, photons and kernel.
-        exposure: (slices,) mAs of each slice relative to their mean; 1 where the headers do not tell.
+        exposure: (slices,) mAs of each slice relative to their mean; 1 where the headers do not tell, or
+            nothing plausible.
         thickness_over_increment: above 1 neighbouring slices share noise.
         flux_from: `image`, `tags` or `given`.
-        kernel_from: `image` or `given`.
+        kernel_from: `image`, `given`, or `assumed` where the image does not tell.
         kernel_distance: misfit of the kernel's noise spectrum; None for one that was not fitted.
         survey: the first pass over the series.
         regions: uniform tissue in its sample.
@@ -76,10 +74,10 @@ class ScanModel:
     warnings: Mapping[str, str]
 
     def measured_sd_hu(self, hu: npt.NDArray[np.float32]) -> float | None:
-        """Noise of the sample's slices in uniform tissue, at any dose; None where there is none."""
+        """Plain SD of the sample's slices in uniform tissue, at any dose; None where there is none."""
         if not len(self.regions):
             return None
-        return round(measured_sd_hu(hu, self.regions, self.acquisition), _SD_DECIMALS)
+        return round(measured_sd_hu(hu, self.regions), _SD_DECIMALS)
 
     def predicted_sd_hu(self, dose_fraction: float) -> float | None:
         """What `measured_sd_hu` should find at a dose."""
@@ -129,26 +127,31 @@ def model_scan(
         device: where the noise will be computed.
 
     Raises:
-        UnfitSeriesError: its images show nothing, or there is nothing to take the photons from.
+        UnfitSeriesError: its images show nothing or more than the rays reach, or there is nothing to take the
+            photons from.
     """
     if not survey.shown.any():
         raise UnfitSeriesError(NOTHING_SHOWN, "all pixels are padding; export the series again")
     pixel_mm = _pixel_mm(entry)
     regions = uniform_regions(survey.hu, ~survey.visible, pixel_mm)
     beam = _beam(method, survey, pixel_mm)
-    kernel, fit = _kernel(method, survey, regions, beam)
-    exposure = _relative_exposure(entry, device)
-    flux, flux_from = _flux(entry, method, survey, regions, Acquisition(beam, _START, kernel), exposure)
+    texture = estimate_kernel(survey.hu, regions, beam)
+    kernel, kernel_from = _kernel(method, texture, beam)
+    relative_mas, mas_doubt = _relative_mas(entry)
+    overlap, overlap_doubt = _thickness_over_increment(entry, grid)
+    exposure = relative_mas.to(device)
+    found = find_flux(entry, method, survey, regions, texture, Acquisition(beam, _START, kernel), exposure)
+    doubts = [doubt for doubt in (mas_doubt, overlap_doubt) if doubt is not None]
     return ScanModel(
-        acquisition=Acquisition(beam, flux, kernel),
+        acquisition=Acquisition(beam, found.flux, kernel),
         exposure=exposure,
-        thickness_over_increment=_thickness_over_increment(entry, grid),
-        flux_from=flux_from,
-        kernel_from="given" if fit is None else "image",
-        kernel_distance=None if fit is None else fit.distance,
+        thickness_over_increment=overlap,
+        flux_from=found.source,
+        kernel_from=kernel_from,
+        kernel_distance=texture.distance if kernel_from == "image" else None,
         survey=survey,
         regions=regions,
-        warnings=dict(_warnings(entry, fit, regions, flux_from)),
+        warnings={**dict(_warnings(entry, method, texture, found.source, doubts)), **found.warnings},
     )
 
 
@@ -160,92 +163,71 @@ def _pixel_mm(entry: SeriesEntry) -> float:
 
 def _beam(method: Method, survey: Survey, pixel_mm: float) -> Beam:
     """Rays that reach every pixel that any slice shows."""
-    size = canvas_size(*survey.shown.shape)
-    beam = FanBeam(size, pixel_mm) if method.geometry == "fan" else ParallelBeam(size, pixel_mm)
-    return covering(beam, torch.from_numpy(survey.shown)[None])
-
-
-def _kernel(method: Method, survey: Survey, regions: Regions, beam: Beam) -> tuple[Kernel, KernelFit | None]:
-    if method.kernel != "image":
-        return parse_kernel(method.kernel, beam.pixel_mm), None
-    fit = estimate_kernel(survey.hu, regions, beam)
-    return Kernel(_rounded(fit.kernel.cutoff_per_mm), _rounded(fit.kernel.boost)), fit
-
-
-def _relative_exposure(entry: SeriesEntry, device: torch.device) -> torch.Tensor:
-    known = [mas for mas in entry.exposure_mas if mas is not None]
-    if len(known) < len(entry.files):
-        return torch.ones(len(entry.files), device=device)
-    mas = torch.tensor(known, dtype=torch.float64)
-    return (mas / mas.mean()).float().to(device)
-
-
-def _thickness_over_increment(entry: SeriesEntry, grid: Geometry | None) -> float:
-    """1 where slices share nothing, or nobody knows."""
-    if grid is None or not entry.slice_thickness_mm or entry.slice_thickness_mm <= 0:
-        return 1.0
-    return min(max(1.0, entry.slice_thickness_mm / grid.spacing_mm[0]), _MOST_OVERLAP)
-
-
-def _flux(
-    entry: SeriesEntry,
-    method: Method,
-    survey: Survey,
-    regions: Regions,
-    scan: Acquisition,
-    exposure: torch.Tensor,
-) -> tuple[Flux, str]:
-    """The photons, and where they were read; the tags stand in for an image whose noise cannot be seen."""
-    bowtie = _bowtie(method, entry.body_part)
-    if isinstance(method.flux, float):
-        return Flux(method.flux, bowtie), "given"
-    if method.flux == "image":
-        scan = replace(scan, flux=replace(scan.flux, bowtie=bowtie))
-        of_sample = exposure[list(survey.indices)]
-        with suppress(DataError):
-            photons = calibrate_flux(survey.hu, survey.visible, regions, scan, of_sample)
-            return Flux(_rounded(photons), bowtie), "image"
-    return Flux(_rounded(_photons_of_tags(entry, method, scan.beam)), bowtie), "tags"
-
-
-def _photons_of_tags(entry: SeriesEntry, method: Method, beam: Beam) -> float:
-    exposures = [mas for mas in entry.exposure_mas if mas is not None]
-    values = {"KVP": entry.kvp, "Exposure": exposures, "SliceThickness": entry.slice_thickness_mm}
-    missing = [name for name, value in values.items() if not value]
-    if missing or entry.kvp is None or entry.slice_thickness_mm is None:
-        why = "" if method.flux == "tags" else "the image's own noise cannot be measured, and "
+    size, shown = canvas_size(*survey.shown.shape), torch.from_numpy(survey.shown)[None]
+    parallel = covering(ParallelBeam(size, pixel_mm), shown)
+    if method.geometry == "parallel":
+        return parallel
+    farthest_mm = max(parallel.detector_cells * pixel_mm / 2, size * pixel_mm / 2 + CONTINUATION_MM)
+    if farthest_mm > _FARTHEST_RAY_MM:
         raise UnfitSeriesError(
-            MISSING_DOSE_TAGS,
-            f"{why}no {', '.join(missing)} in the headers; name the photons per ray, e.g. --flux 2e5",
+            FIELD_TOO_WIDE,
+            f"a field of view of {size * pixel_mm:.0f} mm needs rays {farthest_mm:.0f} mm off the isocentre, "
+            f"a fan has them up to {_FARTHEST_RAY_MM:g} mm; use --geometry parallel",
         )
-    return flux_from_tags(
-        kvp=entry.kvp,
-        exposure_mas=float(np.mean(exposures)),
-        slice_thickness_mm=entry.slice_thickness_mm,
-        beam=beam,
-    )
+    return covering(FanBeam(size, pixel_mm), shown)
 
 
-def _bowtie(method: Method, body_part: str | None) -> Bowtie | None:
-    if method.bowtie == "auto":
-        is_head = any(word in (body_part or "").lower() for word in _HEADS)
-        return HEAD if is_head else BODY
-    return {"body": BODY, "head": HEAD, "none": None}[method.bowtie]
+def _kernel(method: Method, texture: KernelFit, beam: Beam) -> tuple[Kernel, str]:
+    """The kernel of the noise to insert, and where it is from."""
+    if method.kernel != "image":
+        return parse_kernel(method.kernel, beam.pixel_mm), "given"
+    kernel = Kernel(rounded(texture.kernel.cutoff_per_mm), rounded(texture.kernel.boost))
+    return kernel, "assumed" if texture.distance is None else "image"
+
+
+def _relative_mas(entry: SeriesEntry) -> tuple[torch.Tensor, str | None]:
+    """1 where nobody knows; and why not to believe what the headers say."""
+    known = [mas for mas in entry.exposure_mas if mas is not None]
+    alike = torch.ones(len(entry.files))
+    if len(known) < len(entry.files):
+        return alike, None
+    if max(known) > _MOST_MODULATION * min(known):
+        return alike, f"{min(known):g} to {max(known):g} mAs in one series"
+    mas = torch.tensor(known, dtype=torch.float64)
+    return (mas / mas.mean()).float(), None
+
+
+def _thickness_over_increment(entry: SeriesEntry, grid: Geometry | None) -> tuple[float, str | None]:
+    """1 where slices share nothing, or nobody knows; and why not to believe what the headers say."""
+    thickness_mm = entry.slice_thickness_mm
+    if grid is None or thickness_mm is None:
+        return 1.0, None
+    increment_mm = grid.spacing_mm[0]
+    if not 0 < thickness_mm <= _MOST_OVERLAP * increment_mm:
+        return 1.0, f"slices {thickness_mm:g} mm thick and {increment_mm:g} mm apart"
+    return max(1.0, thickness_mm / increment_mm), None
 
 
 def _warnings(
-    entry: SeriesEntry, fit: KernelFit | None, regions: Regions, flux_from: str
+    entry: SeriesEntry, method: Method, texture: KernelFit, flux_from: str, doubts: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
-    iterative = iterative_kernel_warning(entry.kernel, entry.series_description)
+    iterative = iterative_kernel_warning(
+        entry.kernel, entry.series_description, photons_of_noise=flux_from == "image"
+    )
     if iterative is not None:
         yield ITERATIVE_KERNEL, iterative
-    if len(regions) < FEWEST_REGIONS:
-        yield FEW_UNIFORM_REGIONS, "too little uniform tissue to measure the noise"
-    if fit is not None and fit.warning is not None:
-        yield (POOR_TEXTURE_FIT if len(regions) >= FEWEST_REGIONS else FEW_UNIFORM_REGIONS), fit.warning
-    if flux_from == "tags":
-        yield FLUX_FROM_TAGS, "photons from the tags are right within a factor of two at best"
+    if texture.warning is not None and "image" in (method.kernel, method.flux):
+        assumed = method.kernel == "image" and texture.distance is None
+        yield _texture_code(texture), f"{texture.warning}{_ASSUMED if assumed else ''}"
+    if doubts:
+        yield (
+            IMPLAUSIBLE_TAGS,
+            f"{' and '.join(doubts)}: not believed, all slices count alike and on their own",
+        )
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")
+def _texture_code(texture: KernelFit) -> str:
+    """What stands in the way of reading the noise."""
+    if texture.distance is not None:
+        return POOR_TEXTURE_FIT
+    return FEW_UNIFORM_REGIONS if texture.regions < FEWEST_REGIONS else MORE_ANATOMY_THAN_NOISE

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from pipeline.dicom import SeriesEntry, SeriesError, Verdict
 from pipeline.errors import PipelineError
 from pipeline.inference.journal import RECORD, STAGING, Output, SeriesRecord, read_record, write_json
-from pipeline.inference.outcomes import FINISHED, UNEXPECTED_ERROR, Outcome, Plan
+from pipeline.inference.outcomes import (
+    DISK_FULL,
+    FINISHED,
+    SOURCE_VANISHED,
+    UNEXPECTED_ERROR,
+    Outcome,
+    Plan,
+)
 from pipeline.inference.pseudonyms import Pseudonyms
 from pipeline.inference.treatment import OnSlices, Treatment, UnfitSeriesError
+
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True)
@@ -44,13 +56,8 @@ class SeriesRun:
 
         try:
             return self._keep_or_finish(plan, advance)
-        except SeriesError as error:
-            finding = error.finding
-            return _without_result(plan, finding.verdict, str(finding.code), finding.message)
-        except UnfitSeriesError as error:
-            return _without_result(plan, Verdict.REFUSED, error.code, str(error))
         except Exception as error:  # noqa: BLE001  one series never stops the batch
-            return _without_result(plan, Verdict.FAILED, UNEXPECTED_ERROR, _explain(error))
+            return _without_result(plan, error)
         finally:
             on_slices(rest)
 
@@ -108,8 +115,37 @@ class SeriesRun:
         return record
 
 
-def _without_result(plan: Plan, verdict: Verdict, code: str, message: str) -> Outcome:
+def _without_result(plan: Plan, error: Exception) -> Outcome:
+    verdict, code, message = _judge(error, plan.entry.files)
     return replace(plan.planned, verdict=verdict, reason_codes=(code,), message=message)
+
+
+def _is_gone(path: Path) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _judge(error: Exception, files: Sequence[Path]) -> tuple[Verdict, str, str]:
+    """Verdict, reason code and message; a file that is gone explains whatever else went wrong."""
+    vanished = next((path.name for path in files if _is_gone(path)), None)
+    if vanished is not None:
+        return (
+            Verdict.FAILED,
+            SOURCE_VANISHED,
+            f"{vanished}: gone since the run began; bring it back, run again",
+        )
+    if isinstance(error, SeriesError):
+        return error.finding.verdict, str(error.finding.code), error.finding.message
+    if isinstance(error, UnfitSeriesError):
+        return Verdict.REFUSED, error.code, str(error)
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        return Verdict.FAILED, DISK_FULL, "no space left for the results; free some and run again"
+    return Verdict.FAILED, UNEXPECTED_ERROR, _explain(error)
 
 
 def input_key(entry: SeriesEntry, pseudonyms: Pseudonyms) -> str:

@@ -25,6 +25,7 @@ class Survey:
         indices: of the slices in the sample, evenly spread over the series.
         hu: (sample, rows, columns) HU.
         visible: (sample, rows, columns) bool, pixels that the slice shows.
+        step_hu: HU between neighbouring stored values, of the coarsest slice in the sample.
     """
 
     pixel_digests: tuple[str, ...]
@@ -32,6 +33,7 @@ class Survey:
     indices: tuple[int, ...]
     hu: npt.NDArray[np.float32]
     visible: npt.NDArray[np.bool_]
+    step_hu: float
 
 
 def survey_series(entry: SeriesEntry) -> Survey:
@@ -44,7 +46,7 @@ def survey_series(entry: SeriesEntry) -> Survey:
     spread = np.linspace(0, count - 1, min(count, _SAMPLE_SLICES)).round().astype(int)
     indices = tuple(int(index) for index in np.unique(spread))
     shown = np.zeros((entry.rows, entry.columns), np.bool_)
-    digests, hu, visible = [], [], []
+    digests, hu, visible, steps_hu = [], [], [], []
     for index, one in enumerate(read_slices(entry)):
         here = field_of_view(torch.from_numpy(one.hu[None]), torch.from_numpy(one.padding[None]))[0].numpy()
         shown |= here
@@ -52,4 +54,5 @@ def survey_series(entry: SeriesEntry) -> Survey:
         if index in indices:
             hu.append(one.hu)
             visible.append(here)
-    return Survey(tuple(digests), shown, indices, np.stack(hu), np.stack(visible))
+            steps_hu.append(abs(float(one.header.RescaleSlope)))
+    return Survey(tuple(digests), shown, indices, np.stack(hu), np.stack(visible), max(steps_hu))

@@ -61,17 +61,20 @@ class Terminal:
         self._show(advance=slices)
 
     def settled(self, outcome: Outcome) -> None:
-        """Print the line of a series; stray files that are no DICOM only count."""
+        """Print the line of a series: verdict, why it is not `done`, result and its warnings.
+
+        Stray files that are no DICOM only count.
+        """
         verdict = str(outcome.verdict)
         self._counts[verdict] += 1
         if outcome.series is None and outcome.verdict == Verdict.SKIPPED:
             return
         where = outcome.series or "file"
-        reason = " ".join([*outcome.reason_codes, outcome.message]).strip()
+        codes = [code for code in outcome.reason_codes if code not in outcome.remark]
+        reason = " ".join([*codes, outcome.message]).strip()
         again = " (already done)" if outcome.reused else ""
-        remark = f"  {outcome.remark}" if outcome.remark else ""
-        line = f"{verdict:9} {where}  files: {outcome.files}{again}{remark}"
-        self._console.print(f"{line}  {reason}" if reason else line, markup=False)
+        line = f"{verdict:9} {where}  files: {outcome.files}{again}"
+        self._console.print("  ".join(filter(None, [line, reason, outcome.remark])), markup=False)
 
     def _show(self, **changes: Any) -> None:
         if self._task is not None:

@@ -81,7 +81,7 @@ class Treatment(Protocol):
         """
 
     def remark(self, record: SeriesRecord) -> str:
-        """The result of a finished series in a few words, for the terminal."""
+        """The result of a finished series in a few words, for the terminal, its warnings with their codes."""
 
     def write_views(self, target: Path, finished: Sequence[SeriesRecord]) -> None:
         """Write what is made from all finished series of `target`; called at the end of every run."""

@@ -9,20 +9,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar, get_args
 
+from rich.console import Console
+
 from pipeline import tracking
 from pipeline.config.clock import fixed_clock
 from pipeline.dose.texture import parse_kernel
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DataError
 from pipeline.inference.folder import check_folders, run_folder
+from pipeline.inference.journal import finished
 from pipeline.inference.low_dose import LowDose
 from pipeline.inference.method import BowtieChoice, FluxChoice, GeometryChoice, Method
-from pipeline.inference.outcomes import exit_code
-from pipeline.inference.pairs import dose_folder
+from pipeline.inference.outcomes import FINISHED, exit_code
+from pipeline.inference.pairs import MANIFEST, dose_folder
 from pipeline.inference.pseudonyms import Pseudonyms, load_secret, secret_path
 from pipeline.inference.terminal import Terminal
 from pipeline.models.precision import preferred_device
 
 _CORES_PER_WORKER: Final = 2
+_BYTES_PER_WORKER: Final = 1_500_000_000
+"""Peak of one worker at 512²; workers together get half of the machine's memory."""
+
+_MOST_PHOTONS: Final = 1e9
+"""Per ray, a hundred times what any scan has: surely a slip."""
 
 Choice = TypeVar("Choice", bound=str)
 
@@ -50,14 +58,16 @@ def run(
         geometry: `fan` or `parallel`.
         bowtie: `auto`, `body`, `head` or `none`.
         seed: of the noise and of the hold-out split.
-        workers: series worked on side by side; None is one per two cores.
+        workers: series worked on side by side; None is one on a GPU, else one per two cores, fewer where
+            memory is short.
 
     Returns:
         Exit code: 0 all done, 3 some series refused or failed, 1 nothing done.
 
     Raises:
         ConfigError: an option cannot be used.
-        DataError: a folder cannot be used, holds no CT, or is in use by another run.
+        DataError: a folder cannot be used, holds no CT, is in use by another run, or holds pairs of other
+            options.
     """
     method = Method(
         dose_fractions=_dose_fractions(doses),
@@ -68,9 +78,10 @@ def run(
         seed=seed,
     )
     check_folders(source, target)
+    _check_options(target, method)
     secret = secret_path(os.environ, root=tracking.project_root(), apart_from=(source, target))
-    pseudonyms = Pseudonyms(load_secret(secret))
-    treatment = LowDose(method=method, pseudonyms=pseudonyms, device=preferred_device())
+    pseudonyms, device = Pseudonyms(load_secret(secret)), preferred_device()
+    treatment = LowDose(method=method, pseudonyms=pseudonyms, device=device)
     with Terminal(treatment.command) as terminal:
         outcomes = run_folder(
             source,
@@ -80,9 +91,48 @@ def run(
             now=datetime.now(UTC),
             fixed_clock=fixed_clock(os.environ),
             observer=terminal,
-            workers=workers or max(1, (os.cpu_count() or 1) // _CORES_PER_WORKER),
+            workers=workers
+            or default_workers(
+                device.type,
+                cores=os.cpu_count() or 1,
+                memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+            ),
         )
+    if any(outcome.verdict in FINISHED for outcome in outcomes):
+        Console(highlight=False, soft_wrap=True).print(_next_step(target), markup=False)
     return exit_code(outcomes)
+
+
+def _check_options(target: Path, method: Method) -> None:
+    """Refuse to replace pairs that were made with other options; those of one folder are all alike."""
+    earlier = next((record for _, record in finished(target) if record.simulated is not None), None)
+    if earlier is None:
+        return
+    made_with = Method.from_recipe(earlier.recipe)
+    if made_with != method:
+        raise DataError(
+            f"{target}: made with {made_with.command_line()}; name another folder, or repeat those options"
+        )
+
+
+def _next_step(target: Path) -> str:
+    manifest = target / MANIFEST
+    if not (manifest / "cases.csv").exists():
+        return "no manifest: no series is a regular volume; ingest stores volumes"
+    return f"next: `manifest: {manifest}` and `root: {target}` in configs/<preset>/ingest.yaml"
+
+
+def default_workers(device_type: str, *, cores: int, memory_bytes: int) -> int:
+    """Workers that share a machine well: on a GPU one, which keeps it busy and fits its memory.
+
+    Args:
+        device_type: `cpu`, `cuda` or another of torch.
+        cores: of the machine.
+        memory_bytes: of the machine.
+    """
+    if device_type != "cpu":
+        return 1
+    return max(1, min(cores // _CORES_PER_WORKER, memory_bytes // 2 // _BYTES_PER_WORKER))
 
 
 def _dose_fractions(doses: Sequence[float]) -> tuple[float, ...]:
@@ -107,8 +157,11 @@ def _flux(text: str) -> FluxChoice:
         photons = float(text)
     except ValueError:
         photons = math.nan
-    if not 0 < photons < math.inf:
-        raise ConfigError(f"--flux {text}: must be image, tags or a number of photons per ray such as 2e5")
+    if not 0 < photons <= _MOST_PHOTONS:
+        raise ConfigError(
+            f"--flux {text}: must be image, tags or a number of photons per ray such as 2e5, "
+            f"at most {_MOST_PHOTONS:.0e}"
+        )
     return photons
 
 
