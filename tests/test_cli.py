@@ -216,8 +216,9 @@ def test_help_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stopped_stage_cleans_up(signal_number: signal.Signals, code: int, project: Path) -> None:
     script = (
-        "import time, types, pipeline.stages\n"
+        "import signal, time, types, pipeline.stages\n"
         "from pipeline.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs of a shell ignore it
         "def run(preset):\n"
         "    try:\n"
         "        print('started', flush=True)\n"
