@@ -33,7 +33,7 @@ FLUX_DISAGREES: Final = "FLUX_DISAGREES"
 _DIGITS: Final = 6
 """Significant digits of what is estimated: sums differ in the last bits with the number of threads."""
 _MOST_APART: Final = 5.0
-"""How far photons of image and tags may be: the tags alone are right within a factor of two."""
+"""How far photons of image and tags may be: the tags alone are right within a factor of three."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def find_flux(
     bowtie = _bowtie(method, entry.body_part)
     if isinstance(method.flux, float):
         return FoundFlux(Flux(method.flux, bowtie), "given", {})
-    roughly = "photons from the tags, right within a factor of two at best"
+    roughly = "photons from the tags, right within a factor of three at best"
     if method.flux == "image":
         scan = replace(scan, flux=replace(scan.flux, bowtie=bowtie))
         of_sample = exposure[list(survey.indices)]
