@@ -276,6 +276,27 @@ def evaluate(
 
 
 @app.command(rich_help_panel="Stages")
+def inspect(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder with DICOM files, searched to any depth.")
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object for programs instead of the table.")
+    ] = False,
+) -> None:
+    """Tell what a folder of DICOM holds and what each series is fit for, from headers alone.
+
+    Exit code 0: every CT series can be denoised. 1: there is no CT.
+    2: wrong usage. 3: some series or files would be refused or failed, with one line each.
+
+    Example: ldct inspect /archive/study, or for programs: ldct inspect /archive/study --json
+    """
+    from pipeline.stages import inspect as stage
+
+    raise typer.Exit(stage.run(folder, as_json=as_json))
+
+
+@app.command(rich_help_panel="Stages")
 def predict(
     source: Annotated[
         Path, typer.Argument(metavar="IN", help="Folder with DICOM series, searched to any depth.")

@@ -19,7 +19,7 @@ from pipeline import __version__
 from pipeline.cli import main
 from pipeline.errors import ConfigError, DataError
 
-STAGES = ("simulate", "ingest", "train", "evaluate", "predict", "report")
+STAGES = ("simulate", "ingest", "train", "evaluate", "inspect", "predict", "report")
 
 
 @pytest.fixture(autouse=True)

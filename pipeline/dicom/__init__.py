@@ -3,6 +3,7 @@
 from pipeline.dicom.derivation import DENOISED, Derivation, Purpose, simulated_dose
 from pipeline.dicom.derived import DerivedSeriesWriter, reads_back, write_derived_series
 from pipeline.dicom.discovery import Discovery, SeriesEntry, discover
+from pipeline.dicom.encoding import transfer_syntax_name
 from pipeline.dicom.geometry import Geometry
 from pipeline.dicom.phantom import write_ct_series
 from pipeline.dicom.reading import CTSeries, CTSlice, read_series, read_slices
@@ -34,6 +35,7 @@ __all__ = [
     "read_slices",
     "reads_back",
     "simulated_dose",
+    "transfer_syntax_name",
     "write_ct_series",
     "write_derived_series",
     "write_segmentation",

@@ -73,8 +73,10 @@ def discover(folder: Path, *, on_file: Callable[[int], None] | None = None) -> D
         on_file: called with the number of files read so far.
 
     Raises:
-        DataError: the folder is missing.
+        DataError: the folder is missing or a file.
     """
+    if folder.is_file():
+        raise DataError(f"{folder}: a file; name the folder that it lies in")
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; name a folder that holds DICOM files")
     slices: list[SliceHeader] = []

@@ -42,6 +42,13 @@ def transfer_syntax(dataset: pydicom.Dataset) -> UID:
     return ExplicitVRLittleEndian if is_little_endian else ExplicitVRBigEndian
 
 
+def transfer_syntax_name(transfer_syntax_uid: str) -> str:
+    """The standard's name for an encoding (PS3.6 A); `unknown` for any other text, which is not shown."""
+    with quiet_pydicom():
+        syntax = UID(transfer_syntax_uid)
+        return syntax.name if syntax.is_transfer_syntax else "unknown"
+
+
 def is_lossy(dataset: pydicom.Dataset) -> bool:
     """Whether detail was lost: declared, or owed to the encoding (PS3.3 C.7.6.1.1.5)."""
     declared = text_of(dataset, "LossyImageCompression")
