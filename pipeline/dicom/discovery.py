@@ -75,10 +75,7 @@ def discover(folder: Path, *, on_file: Callable[[int], None] | None = None) -> D
     Raises:
         DataError: the folder is missing or a file.
     """
-    if folder.is_file():
-        raise DataError(f"{folder}: a file; name the folder that it lies in")
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; name a folder that holds DICOM files")
+    check_is_folder(folder)
     slices: list[SliceHeader] = []
     findings: list[Finding] = []
 
@@ -94,6 +91,18 @@ def discover(folder: Path, *, on_file: Callable[[int], None] | None = None) -> D
         if on_file is not None:
             on_file(count)
     return Discovery(tuple(_series(slices)), tuple(findings))
+
+
+def check_is_folder(folder: Path) -> None:
+    """Refuse what cannot be searched for DICOM files.
+
+    Raises:
+        DataError: the folder is missing or a file.
+    """
+    if folder.is_file():
+        raise DataError(f"{folder}: a file; name the folder that it lies in")
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; name a folder that holds DICOM files")
 
 
 def _files(folder: Path, on_unreadable_folder: Callable[[OSError], None]) -> Iterator[Path]:

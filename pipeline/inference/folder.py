@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.dicom import Discovery, Verdict, discover
+from pipeline.dicom import Discovery, Verdict, check_is_folder, discover
 from pipeline.errors import DataError
 from pipeline.inference.journal import STAGING, Marker, finished, open_target, rebuild_views, sole_writer
 from pipeline.inference.outcomes import FINISHED, Outcome, Plan, plan_series, stray_file
@@ -89,10 +89,7 @@ def check_folders(source: Path, target: Path) -> None:
         DataError: `source` is missing or a file, one of them holds the other, or `target` is a file or not
             writable.
     """
-    if source.is_file():
-        raise DataError(f"{source}: a file; name the folder that it lies in")
-    if not source.is_dir():
-        raise DataError(f"{source}: no such folder; name a folder that holds DICOM files")
+    check_is_folder(source)
     results, images = target.resolve(), source.resolve()
     if results.is_relative_to(images) or images.is_relative_to(results):
         raise DataError(f"{target}: overlaps the input {source}; name a separate folder for the results")
