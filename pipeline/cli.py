@@ -5,6 +5,7 @@ Commands import their stage when they run, so that `ldct --help` stays instant.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
@@ -28,6 +29,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_UsageError = cast("type[Exception]", typer.BadParameter.__bases__[0])
+"""Of click, which some versions of typer carry within."""
+
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run `ldct` and exit: 0 done, 1 failed, 2 wrong usage or settings, 3 partly done, 130 interrupted.
@@ -38,9 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if not debug:
         _silence_library_warnings()
     signal.signal(signal.SIGTERM, _stop)
+    _write_any_text()
     try:
-        app(args=arguments, prog_name="ldct")
-        sys.exit(0)
+        sys.exit(app(args=arguments, prog_name="ldct", standalone_mode=False) or 0)
+    except _UsageError as error:
+        _say_wrong_usage(error)
+        sys.exit(2)
     except Exception as error:  # noqa: BLE001 - the outermost handler: every error leaves as one line
         if debug:
             traceback.print_exc()
@@ -286,7 +293,7 @@ def inspect(
 ) -> None:
     """Tell what a folder of DICOM holds and what each series is fit for, from headers alone.
 
-    Exit code 0: every CT series can be denoised. 1: there is no CT.
+    Exit code 0: every CT series can be denoised. 1: no series can be denoised.
     2: wrong usage. 3: some series or files would be refused or failed, with one line each.
 
     Example: ldct inspect /archive/study, or for programs: ldct inspect /archive/study --json
@@ -315,10 +322,32 @@ def predict(
         Path | None, typer.Option(help="YAML as configs/demo/predict.yaml; without it its defaults.")
     ] = None,
     strength: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Share of the correction to apply; 1 is all of it.")
+        float | None,
+        typer.Option(help="Share of the correction to apply, 0 to 1; 0 keeps every pixel, 1 is all of it."),
     ] = None,
+    on_unfamiliar: Annotated[
+        str | None,
+        typer.Option(
+            metavar="warn|pass|refuse",
+            help="For a series unlike the training in HU, noise, spacing, thickness or kernel: treat it and "
+            "say so, pass its files on untouched, or refuse it.",
+        ),
+    ] = None,
+    nifti: Annotated[
+        bool | None, typer.Option("--nifti/--no-nifti", help="Write the volumes as NIfTI too.")
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Read the files of finished series again, sources and results, and redo what differs.",
+        ),
+    ] = False,
 ) -> None:
     """Denoise and segment a folder of DICOM series; nothing is lost, nothing is guessed.
+
+    Run it again to finish what was cut short or added: finished series are kept. Several runs may share
+    one OUT; OUT/journal.html shows every series.
 
     Exit code 0: every CT series is done. 1: nothing was done.
     2: wrong usage or settings. 3: some series or files were refused or failed,
@@ -330,7 +359,15 @@ def predict(
 
     raise typer.Exit(
         stage.run(
-            source, target, denoiser=denoiser, segmenter=segmenter, settings=settings, strength=strength
+            source,
+            target,
+            denoiser=denoiser,
+            segmenter=segmenter,
+            settings=settings,
+            strength=strength,
+            on_unfamiliar=on_unfamiliar,
+            nifti=nifti,
+            verify=verify,
         )
     )
 
@@ -370,9 +407,24 @@ def _silence_library_warnings() -> None:
     warnings.simplefilter("ignore")
 
 
+def _write_any_text() -> None:
+    """A file name that the terminal's encoding lacks is written with escapes; it must not end the run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _stop(signal_number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
     """Leave through `finally` blocks, so that files are closed and the MLflow run does not stay RUNNING."""
     sys.exit(128 + signal_number)
+
+
+def _say_wrong_usage(error: Any) -> None:
+    """One line, and where to read on; nothing where the help itself has just been shown."""
+    message = " ".join(error.format_message().split())
+    if message:
+        command = "ldct" if error.ctx is None else error.ctx.command_path
+        typer.secho(f"ldct: {message.rstrip('.')}; see {command} --help", fg=typer.colors.RED, err=True)
 
 
 def _one_line(error: Exception) -> str:

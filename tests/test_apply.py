@@ -1,10 +1,13 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pipeline.hu import ABDOMEN, RED_CNN_PAPER, WATER_CENTRED
 from pipeline.models import RedCNN, unet
 from pipeline.models.apply import class_logits, restore_hu
+from pipeline.models.tiles import apply_in_tiles
 
 
 class Threshold(nn.Module):
@@ -46,6 +49,77 @@ def test_restoring_is_the_network_on_its_own_scale():
     assert torch.allclose(restore_hu(model, image, WATER_CENTRED), image + residual, atol=0.01)
     rounding = restore_hu(model, image, WATER_CENTRED, bf16=True) - image - residual
     assert rounding.norm() < 0.01 * residual.norm()
+
+
+def trained(features: int = 3, **options: bool) -> RedCNN:
+    """A RED-CNN whose correction is far from nothing."""
+    torch.manual_seed(0)
+    model = RedCNN(features=features, **options).eval()
+    nn.init.normal_(model.decoder[-1].weight, std=0.05)
+    return model
+
+
+@settings(max_examples=20, deadline=None)
+@given(height=st.integers(21, 120), width=st.integers(21, 120), side=st.integers(41, 70))
+def test_tiles_give_what_the_whole_slice_gives(height, width, side):
+    """In float64 the same sums in another order stay within 1e-12, wherever a pixel lies."""
+    model = trained().double()
+    image = torch.randn(1, 1, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        whole = model.residual(image)
+        tiled = apply_in_tiles(model.residual, image, side=side, receptive_radius=model.receptive_radius)
+    assert whole.std() > 1e-3
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("height", "width"), [(512, 70), (101, 133), (65, 64)])
+@pytest.mark.parametrize("scale", [WATER_CENTRED, RED_CNN_PAPER])
+def test_tiles_in_hu_differ_by_rounding_only(height, width, scale):
+    """Padding as air along two edges, metal, and the published scale with its clipping."""
+    image_hu = torch.randn(2, 1, height, width, generator=torch.Generator().manual_seed(2)) * 100
+    image_hu[..., :30, :] = image_hu[..., -25:] = -1000
+    image_hu[..., 40:44, 40:44] = 8000
+    model = trained(final_relu=scale is RED_CNN_PAPER)
+    whole = restore_hu(model, image_hu, scale)
+    assert (whole - image_hu).abs().max() > 20
+    tiled = restore_hu(model, image_hu, scale, tile_pixels=64)
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=0.01)
+
+
+def test_the_halo_is_needed_to_the_last_pixel():
+    model, image = trained(6).double(), torch.randn(1, 1, 120, 120, dtype=torch.float64)
+    with torch.no_grad():
+        whole = model.residual(image)
+        tiled = apply_in_tiles(model.residual, image, side=60, receptive_radius=model.receptive_radius - 1)
+    assert (tiled - whole).abs().max() > 1e-9
+
+
+def test_no_tile_is_larger_than_asked_for():
+    sizes = []
+
+    def network(tile):
+        sizes.append(tuple(tile.shape[-2:]))
+        return tile
+
+    image = torch.randn(1, 1, 200, 50)
+    assert torch.equal(apply_in_tiles(network, image, side=64, receptive_radius=20), image)
+    assert set(sizes) == {(64, 50)}
+    assert len(sizes) == 7  # 44 pixels of the first tile, 24 of each further one, all of the last
+
+
+def test_slices_that_fit_are_not_cut():
+    seen = []
+    model = trained()
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    restore_hu(model, torch.zeros(2, 1, 64, 50), WATER_CENTRED, tile_pixels=64)
+    assert seen == [(2, 1, 64, 50)]
+
+
+def test_tiles_need_a_known_radius_and_room_for_it():
+    with pytest.raises(ValueError, match="Threshold states no receptive_radius; it needs whole slices"):
+        restore_hu(Threshold(), torch.zeros(1, 1, 64, 50), WATER_CENTRED, tile_pixels=60)
+    with pytest.raises(ValueError, match="tiles of 40 pixels; a radius of 20 needs more than twice that"):
+        restore_hu(trained(), torch.zeros(1, 1, 64, 50), WATER_CENTRED, tile_pixels=40)
 
 
 @pytest.mark.parametrize("input_spacing_mm", [None, 0.7, 1.5, 3.1])

@@ -37,8 +37,8 @@ DECIDES_NO_RESULT = (
     "pipeline/config/preset.py",
 )
 """Left out of dvc.yaml: how a stage fails, where it records, where files lie."""
-DECIDES_NO_WEIGHTS = ("pipeline/figures", "pipeline/engine/progress.py")
-"""Pictures of a training: a new caption must not retrain a model."""
+DECIDES_NO_WEIGHTS = ("pipeline/figures", "pipeline/engine/progress.py", "pipeline/models/tiles.py")
+"""Pictures of a training, and the tiles that only `predict` cuts: they must not retrain a model."""
 
 
 def test_rooms_import_downwards_only() -> None:

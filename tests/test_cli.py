@@ -96,8 +96,20 @@ def test_predict_needs_no_project_and_ends_with_the_stage_s_code(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert exit_code("predict", "in", "out", "--denoiser", "weights", "--strength", "0.5") == 3
-    options = {"denoiser": Path("weights"), "segmenter": None, "settings": None, "strength": 0.5}
+    options = {
+        "denoiser": Path("weights"),
+        "segmenter": None,
+        "settings": None,
+        "strength": 0.5,
+        "on_unfamiliar": None,
+        "nifti": None,
+        "verify": False,
+    }
     assert calls == [("predict", Path("in"), Path("out"), options)]
+    calls.clear()
+    assert exit_code("predict", "in", "out", "--on-unfamiliar", "pass", "--no-nifti", "--verify") == 3
+    given = {"denoiser": None, "strength": None, "on_unfamiliar": "pass", "nifti": False, "verify": True}
+    assert calls == [("predict", Path("in"), Path("out"), options | given)]
 
 
 @pytest.mark.parametrize(
@@ -109,9 +121,10 @@ def test_predict_needs_no_project_and_ends_with_the_stage_s_code(
         (["evaluate", "vae"], "'vae' is not one of redcnn, task"),
         (["simulate", "--preset", "dmo"], "dmo: no such preset; configs/ has demo, smoke"),
         (["simulate", "--preset", ""], "'': no such preset; configs/ has demo, smoke"),
-        (["predict", "in", "out", "--strength", "1.5"], "less than or equal to 1"),
-        (["predict", "in"], "OUT"),
-        (["trian"], "trian"),
+        (["predict", "in", "out", "--strength", "much"], "valid number"),
+        (["predict", "in"], "Missing argument 'OUT'; see ldct predict --help"),
+        (["predict", "in", "out", "--strenght", "1"], "No such option: --strenght"),
+        (["trian"], "'trian'. Did you mean 'train'?; see ldct --help"),
     ],
 )
 def test_wrong_usage_is_named_and_ends_with_2(
@@ -122,8 +135,19 @@ def test_wrong_usage_is_named_and_ends_with_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert exit_code(*arguments) == 2
-    assert complaint in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert complaint in err
+    assert (err.startswith("ldct: "), err.count("\n")) == (True, 1)
     assert calls == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["manifest"]])
+def test_without_a_command_the_help_is_shown(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(*arguments) == 2
+    shown = capsys.readouterr()
+    assert (" ".join(["Usage: ldct", *arguments]) in shown.out, shown.err) == (True, "")
 
 
 def test_outside_a_project_says_where_to_run(

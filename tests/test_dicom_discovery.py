@@ -1,15 +1,31 @@
 import logging
 import math
 import os
+import resource
+import socket
+import struct
+import subprocess
+import tempfile
+import zlib
+from io import BytesIO
 from pathlib import Path
 
 import highdicom.spatial
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import BasicTextSRStorage, EnhancedCTImageStorage, SecondaryCaptureImageStorage
+from pydicom.dataset import FileMetaDataset
+from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import (
+    BasicTextSRStorage,
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
+    SecondaryCaptureImageStorage,
+)
 
-from pipeline.dicom import Code, Task, Verdict, discover
+from pipeline.dicom import Code, Task, Verdict, discover, discovery
+from pipeline.dicom.headers import read_header
 from pipeline.errors import DataError
 from tests.dicom_factory import make_slice, save, save_stack
 
@@ -190,28 +206,48 @@ def test_bad_files_are_reported_and_do_not_stop_the_folder(tmp_path):
     }
 
 
-def test_what_may_not_be_read_is_reported_and_not_passed_over(tmp_path, monkeypatch):
+def test_a_folder_that_may_not_be_read_is_reported_and_not_passed_over(tmp_path, monkeypatch):
     save_stack(tmp_path, COLUMN)
     (tmp_path / "locked").mkdir()
-    open_file, scan_folder = Path.open, os.scandir
+    scan_folder = os.scandir
 
-    def refuse_file(path, *arguments, **options):
-        if path.name == "003":
-            raise PermissionError(13, "Permission denied", str(path))
-        return open_file(path, *arguments, **options)
-
-    def refuse_folder(path):
+    def refuse(path):
         if Path(path).name == "locked":
             raise PermissionError(13, "Permission denied", str(path))
         return scan_folder(path)
 
-    monkeypatch.setattr(Path, "open", refuse_file)
-    monkeypatch.setattr(os, "scandir", refuse_folder)
+    monkeypatch.setattr(os, "scandir", refuse)
     found = discover(tmp_path)
+    assert len(found.series) == 1
     assert [(finding.code, finding.message) for finding in found.findings] == [
-        (Code.UNREADABLE, "003: no permission to read it; make it readable"),
         (Code.UNREADABLE, "locked: the folder cannot be read (Permission denied); make it readable"),
     ]
+
+
+def test_a_file_that_may_not_be_read_is_reported(tmp_path, monkeypatch):
+    (path, *_) = save_stack(tmp_path, COLUMN)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    finding = read_header(path)
+    assert (finding.code, finding.message) == (
+        Code.UNREADABLE,
+        "005: no permission to read it; make it readable",
+    )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_without_permission_everything_else_is_found(tmp_path):
+    paths = save_stack(tmp_path, COLUMN)
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0)
+    paths[0].chmod(0)
+    found = discover(tmp_path)
+    locked.chmod(0o700)
+    assert len(found.series[0].files) == 4
+    assert {finding.files for finding in found.findings} == {(locked,), (paths[0],)}
 
 
 def test_unknown_transfer_syntax_is_refused_without_a_word_from_pydicom(tmp_path):
@@ -220,11 +256,114 @@ def test_unknown_transfer_syntax_is_refused_without_a_word_from_pydicom(tmp_path
     assert only_entry(tmp_path).finding(Task.DENOISE).code == Code.UNSUPPORTED_TRANSFER_SYNTAX
 
 
-def test_link_loops_are_not_followed(tmp_path):
-    save_stack(tmp_path / "scan", COLUMN)
-    (tmp_path / "scan" / "loop").symlink_to(tmp_path, target_is_directory=True)
-    os.mkfifo(tmp_path / "scan" / "pipe")
-    assert len(only_entry(tmp_path).files) == 5
+def test_links_and_what_is_no_file_neither_hang_nor_lead_astray(tmp_path):
+    scan = tmp_path / "in" / "scan"
+    save_stack(scan, COLUMN)
+    (scan / "loop").symlink_to(tmp_path / "in", target_is_directory=True)
+    (scan / "outside").symlink_to("/", target_is_directory=True)
+    (scan / "self").symlink_to(scan / "self")
+    (scan / "dangling.dcm").symlink_to(tmp_path / "gone")
+    (scan / "006").symlink_to(save(make_slice(position=(-10.0, -20.0, 12.5)), tmp_path / "elsewhere"))
+    os.mkfifo(scan / "pipe")
+    (scan / "link to pipe").symlink_to(scan / "pipe")
+    (scan / "device").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(scan / "socket"))
+        found = discover(tmp_path / "in")
+    (entry,) = found.series
+    assert [path.name for path in entry.files] == ["005", "004", "003", "002", "001", "006"]
+    way_out = "a link to a file that is not there; bring that back or delete the link"
+    assert [(finding.code, finding.message) for finding in found.findings] == [
+        (Code.UNREADABLE, f"dangling.dcm: {way_out}"),
+        (Code.UNREADABLE, f"self: {way_out}"),
+    ]
+
+
+@pytest.fixture
+def deep_folder(monkeypatch):
+    """Folders nested deeper than Python recurses, a slice in the last; pytest could not remove them."""
+    top = Path(tempfile.mkdtemp())
+    monkeypatch.chdir(top)
+    for _ in range(1500):
+        os.mkdir("d")  # noqa: PTH102  the whole path is longer than a call may name
+        os.chdir("d")
+    save(make_slice(), Path("a"))
+    os.chdir(top)
+    yield Path("d")
+    subprocess.run(["rm", "-rf", top], check=True)
+
+
+def test_folders_may_be_nested_deeper_than_the_interpreter_recurses(deep_folder):
+    assert only_entry(deep_folder).rows == 24
+
+
+def test_names_that_are_no_text_are_read(tmp_path):
+    folder = os.path.join(os.fsencode(tmp_path), b"\xff\xfe")  # noqa: PTH118  bytes
+    os.mkdir(folder)  # noqa: PTH102  bytes
+    path = save(make_slice(), tmp_path / "a").rename(Path(os.fsdecode(os.path.join(folder, b"\xe9\n"))))  # noqa: PTH118
+    assert only_entry(tmp_path).files == (path,)
+
+
+def read_or_crash(path):
+    if path.name == "culprit":
+        os.abort()
+    return read_header(path)
+
+
+def read_all_or_crash(paths):
+    return [read_or_crash(path) for path in paths]
+
+
+@pytest.mark.parametrize("neighbours", [3, 40])
+def test_a_file_that_crashes_its_parser_is_the_only_one_reported(tmp_path, monkeypatch, neighbours):
+    save_stack(tmp_path, [(0, 0, z) for z in range(neighbours)])
+    save(make_slice(instance="x"), tmp_path / "culprit")
+    monkeypatch.setattr(discovery, "read_header", read_or_crash)
+    monkeypatch.setattr(discovery, "_parse_all", read_all_or_crash)
+    seen = []
+    found = discover(tmp_path, on_file=seen.append)
+    assert len(found.series[0].files) == neighbours
+    (finding,) = found.findings
+    assert (finding.code, finding.files) == (Code.UNREADABLE, (tmp_path / "culprit",))
+    assert finding.message == "culprit: the parser of its header crashed; copy the file again"
+    assert seen == list(range(1, neighbours + 2))
+
+
+def deflated_bomb(path, megabytes):
+    """A deflated data set that unpacks to zeros in a private element before the image."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    file = BytesIO()
+    write_file_meta_info(file, meta, enforce_standard=True)
+    packer = zlib.compressobj(1, wbits=-15)
+    start = packer.compress(struct.pack("<HH2sHL", 9, 0x1001, b"OB", 0, megabytes << 20))
+    start += packer.flush(zlib.Z_FULL_FLUSH)
+    megabyte = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    path.write_bytes(bytes(128) + b"DICM" + file.getvalue() + start + megabyte * megabytes + packer.flush())
+    return path
+
+
+@pytest.mark.slow
+def test_a_deflated_header_bomb_is_bounded(tmp_path):
+    save_stack(tmp_path, COLUMN)
+    bomb = deflated_bomb(tmp_path / "bomb", 3000)
+    assert bomb.stat().st_size < 20 * 2**20
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = discover(tmp_path)
+    assert len(found.series[0].files) == 5
+    (finding,) = found.findings
+    assert (finding.code, finding.files) == (Code.UNREADABLE, (bomb,))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_a_deflated_header_that_is_no_bomb_is_read(tmp_path):
+    dataset = make_slice()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(tmp_path / "a", enforce_file_format=True)
+    assert only_entry(tmp_path).rows == 24
 
 
 def test_every_file_is_counted(tmp_path):

@@ -1,6 +1,4 @@
 import os
-import shutil
-import subprocess
 import tracemalloc
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from pipeline.dicom import (
     write_derived_series,
 )
 from tests.dicom_factory import NOON, make_slice, save, save_stack
+from tests.judges import conformance_errors
 
 REAL = os.environ.get("LDCT_REAL_DATA")
 POSITIONS = [(0.0, 0.0, 0.0), (0.0, 0.0, 2.0), (0.0, 0.0, 4.0)]
@@ -157,7 +156,6 @@ def test_streaming_holds_few_slices_however_long_the_series(tmp_path):
 
 @pytest.mark.real
 @pytest.mark.skipif(not REAL, reason="LDCT_REAL_DATA is not set")
-@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian dicom3tools) is not installed")
 @pytest.mark.parametrize(
     "folder",
     [
@@ -170,9 +168,4 @@ def test_streaming_holds_few_slices_however_long_the_series(tmp_path):
 def test_simulated_series_has_no_error_that_its_source_has_not(tmp_path, folder):
     for number, entry in enumerate(discover(Path(str(REAL)) / folder).series):
         for path, source in zip(simulate(entry, tmp_path / str(number)), entry.files, strict=True):
-            assert errors_of(path) <= errors_of(source)
-
-
-def errors_of(path):
-    judgement = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
-    return {line for line in judgement.stderr.splitlines() if line.startswith("Error")}
+            assert conformance_errors(path) <= conformance_errors(source)

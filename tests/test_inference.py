@@ -9,107 +9,29 @@ import pydicom
 import pytest
 import torch
 
-from pipeline.bundle import Bundle
-from pipeline.dicom import Verdict, discover, read_series
+from pipeline.dicom import DerivedSeriesWriter, Verdict, discover, read_series
 from pipeline.errors import DataError
-from pipeline.hu import AIR_HU, WATER_CENTRED, HUWindow
-from pipeline.inference import folder as folder_module
-from pipeline.inference import restoration
+from pipeline.hu import AIR_HU
+from pipeline.inference import staging
 from pipeline.inference.folder import run_folder
 from pipeline.inference.networks import Network, denoise, segment
 from pipeline.inference.outcomes import Outcome, exit_code
 from pipeline.inference.pseudonyms import Pseudonyms, load_secret
 from pipeline.inference.restoration import Restoration
+from pipeline.inference.treatment import UnfitSeriesError
 from pipeline.metrics.noise import global_noise_sd_hu
-from pipeline.models import build_model
-from tests.predict_cases import LABELS, NOW, PATIENT, write_source
-
-PSEUDONYMS = Pseudonyms(b"0" * 32)
-UNTRAINED = build_model("redcnn", features=2).state_dict()
-
-
-class Silent:
-    """Counts what an observer is told."""
-
-    def __init__(self):
-        self.total = self.seen = 0
-
-    def looked_at(self, files):
-        pass
-
-    def planned(self, slices):
-        self.total = slices
-
-    def advanced(self, slices):
-        self.seen += slices
-
-    def settled(self, outcome):
-        pass
-
-
-class Brighten(torch.nn.Module):
-    """Adds a constant to network units."""
-
-    def __init__(self, units):
-        super().__init__()
-        self.units = units
-
-    def forward(self, image):
-        return image + self.units
-
-
-class Threshold(torch.nn.Module):
-    """Class 1 above the middle of the window, class 2 above three quarters, else background."""
-
-    def forward(self, image):
-        return torch.cat([0.5 - image, 0 * image, 100 * (image - 0.75)], dim=1)
-
-
-def bundle_of(kind, **changes):
-    fields = {
-        "kind": kind,
-        "architecture": "redcnn",
-        "arguments": {"features": 2},
-        "name": kind,
-        "scale": WATER_CENTRED if kind == "denoiser" else None,
-        "window": None if kind == "denoiser" else HUWindow(-1000, 1000),
-        "labels": () if kind == "denoiser" else tuple(vars(label) for label in LABELS),
-        "score": {},
-        "config_digest": "",
-        "data_digest": "",
-        "tensors": UNTRAINED,
-    }
-    return Bundle(**{**fields, **changes})
-
-
-def network_of(module, kind="denoiser", batch_slices=2):
-    return Network(bundle_of(kind), module.eval(), torch.device("cpu"), "fp32", batch_slices)
-
-
-def treatment(units=0.02, strength=1.0, with_segmenter=True):
-    segmenter = network_of(Threshold(), "segmenter") if with_segmenter else None
-    return Restoration(denoiser=network_of(Brighten(units)), segmenter=segmenter, strength=strength)
-
-
-def run(source, target, chosen=None, now=NOW, observer=None):
-    return run_folder(
-        source,
-        target,
-        chosen or treatment(),
-        pseudonyms=PSEUDONYMS,
-        now=now,
-        fixed_clock=None,
-        observer=observer or Silent(),
-    )
-
-
-def tree(folder):
-    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-
-
-def the_series(target):
-    (record,) = target.glob("*/*/series.json")
-    return record.parent
+from tests.batch_cases import (
+    PSEUDONYMS,
+    Brighten,
+    Threshold,
+    bundle_of,
+    network_of,
+    restoration,
+    run,
+    the_series,
+    tree,
+)
+from tests.predict_cases import NOW, PATIENT, Silent, write_source
 
 
 def test_strength_blends_the_correction():
@@ -141,9 +63,9 @@ def test_an_untrained_redcnn_returns_its_input_within_rounding():
     assert np.abs(denoise(network, hu, np.zeros(hu.shape, bool)) - hu).max() < 1e-3
 
 
-def test_a_denoiser_that_diverges_is_an_error():
+def test_a_denoiser_that_diverges_refuses_the_series():
     hu = np.zeros((1, 24, 24), np.float32)
-    with pytest.raises(FloatingPointError, match="not finite"):
+    with pytest.raises(UnfitSeriesError, match="not finite"):
         denoise(network_of(Brighten(float("nan"))), hu, np.zeros(hu.shape, bool))
 
 
@@ -185,6 +107,7 @@ def test_a_folder_becomes_a_derived_series_a_segmentation_and_a_record(tmp_path)
     series = the_series(tmp_path / "out")
     assert (outcome.verdict, outcome.reason_codes, observer.total, observer.seen) == ("done", (), 6, 6)
     assert sorted(path.name for path in series.iterdir()) == [
+        "body.dcm",
         "denoised",
         "preview.png",
         "segmentation.dcm",
@@ -203,7 +126,7 @@ def test_a_folder_becomes_a_derived_series_a_segmentation_and_a_record(tmp_path)
 
 def test_strength_zero_writes_the_source_pixels_bit_for_bit(tmp_path):
     sources = write_source(tmp_path / "in")
-    run(tmp_path / "in", tmp_path / "out", treatment(strength=0.0))
+    run(tmp_path / "in", tmp_path / "out", restoration(strength=0.0))
     written = sorted((the_series(tmp_path / "out") / "denoised").iterdir())
     for source, result in zip(sources, written, strict=True):
         assert pydicom.dcmread(source).PixelData == pydicom.dcmread(result).PixelData
@@ -243,7 +166,7 @@ def test_a_changed_input_or_recipe_is_processed_again(tmp_path, change):
         files[0].write_bytes(files[0].read_bytes())
         (outcome,) = run(tmp_path / "in", tmp_path / "out")
     else:
-        (outcome,) = run(tmp_path / "in", tmp_path / "out", treatment(strength=0.5))
+        (outcome,) = run(tmp_path / "in", tmp_path / "out", restoration(strength=0.5))
     assert not outcome.reused
 
 
@@ -267,7 +190,7 @@ def test_without_a_denoiser_an_irregular_series_is_refused(tmp_path):
 
 def test_a_series_without_any_organ_is_denoised_and_says_so(tmp_path):
     write_source(tmp_path / "in")
-    (outcome,) = run(tmp_path / "in", tmp_path / "out", treatment(units=-3.0))
+    (outcome,) = run(tmp_path / "in", tmp_path / "out", restoration(units=-3.0))
     assert (outcome.verdict, outcome.reason_codes) == (Verdict.DONE, ("NOTHING_SEGMENTED",))
 
 
@@ -336,20 +259,28 @@ def test_what_a_killed_run_left_behind_is_not_taken_for_done(tmp_path):
 
 def test_a_written_series_that_reads_back_differently_is_dropped(tmp_path, monkeypatch):
     write_source(tmp_path / "in")
-    write = restoration.write_derived_series
+    write = DerivedSeriesWriter.write
 
-    def flip_a_bit(*arguments, **options):
-        written = write(*arguments, **options)
-        content = bytearray(written[1].read_bytes())
-        content[-100] ^= 1
-        written[1].write_bytes(content)
+    def flip_a_bit(self, index, source, hu):
+        written = write(self, index, source, hu)
+        if index == 1:
+            content = bytearray(written.read_bytes())
+            content[-100] ^= 1
+            written.write_bytes(content)
         return written
 
-    monkeypatch.setattr(restoration, "write_derived_series", flip_a_bit)
+    monkeypatch.setattr(DerivedSeriesWriter, "write", flip_a_bit)
     (outcome,) = run(tmp_path / "in", tmp_path / "out")
     assert outcome.verdict == Verdict.FAILED
     assert outcome.message.startswith("slice 2 of 3 reads back differently")
-    assert set(tree(tmp_path / "out")) == {".ldct.json", ".lock", "journal.jsonl", "summary.json"}
+    assert set(tree(tmp_path / "out")) == {
+        ".ldct.json",
+        ".lock",
+        f".locks/{outcome.series}.lock",
+        "journal.html",
+        "journal.jsonl",
+        "summary.json",
+    }
 
 
 @pytest.mark.parametrize(
@@ -385,28 +316,12 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_read(tmp_pa
     def refuse(**where):
         raise PermissionError(13, "Permission denied", str(where["dir"] / "tmp0"))
 
-    monkeypatch.setattr(folder_module.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(staging.tempfile, "TemporaryFile", refuse)
     with pytest.raises(DataError) as refused:
         run(tmp_path / "in", tmp_path / target)
     reason = "cannot write here (Permission denied); name another folder"
     assert str(refused.value) == f"{tmp_path / target}: {reason}"
     assert not (tmp_path / "new").exists()
-
-
-def test_a_second_run_into_a_folder_that_is_being_written_ends_in_one_line(tmp_path):
-    write_source(tmp_path / "in")
-
-    class Impatient(Silent):
-        def advanced(self, slices):
-            super().advanced(slices)
-            with pytest.raises(DataError, match="out: another run is writing to it; wait for it") as refused:
-                run(tmp_path / "in", tmp_path / "out")
-            assert "\n" not in str(refused.value)
-
-    (outcome,) = run(tmp_path / "in", tmp_path / "out", observer=Impatient())
-    assert outcome.verdict == Verdict.DONE
-    (again,) = run(tmp_path / "in", tmp_path / "out")
-    assert again.reused
 
 
 def test_a_refused_folder_gets_no_lock_file(tmp_path):
@@ -425,7 +340,7 @@ def test_a_folder_of_another_secret_is_refused(tmp_path):
         run_folder(
             tmp_path / "in",
             tmp_path / "out",
-            treatment(),
+            restoration(),
             pseudonyms=Pseudonyms(b"1" * 32),
             now=NOW,
             fixed_clock=None,

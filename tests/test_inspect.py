@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from pipeline.cli import main
 from pipeline.errors import DataError
 from pipeline.stages import inspect
 from tests.dicom_factory import make_slice, save, save_stack
+from tests.enhanced_factory import make_enhanced
+from tests.tiny_bundles import write_bundles
 
 COLUMN = [(0.0, 0.0, z) for z in (0.0, 2.5, 5.0, 7.5)]
 SERIES_KEYS = [
@@ -26,6 +31,8 @@ SERIES_KEYS = [
     "manufacturer",
     "kernel",
     "transfer_syntax",
+    "multi_frame",
+    "files",
     "slices",
     "rows",
     "columns",
@@ -97,6 +104,8 @@ def test_a_series_is_told_by_its_geometry_dose_and_scanner(
         "manufacturer": "SIEMENS",
         "kernel": "B30f",
         "transfer_syntax": "Explicit VR Little Endian",
+        "multi_frame": False,
+        "files": 4,
         "slices": 4,
         "rows": 24,
         "columns": 20,
@@ -207,33 +216,52 @@ def test_stray_files_are_counted_by_code(tmp_path: Path, capsys: pytest.CaptureF
     assert table.endswith("inspect: 11 files, 7 of them no image; 1 series, to denoise: 1 done\n")
 
 
+REFUSED = {"RescaleSlope": None}
+LOCALIZER = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
+
+
 @pytest.mark.parametrize(
-    ("attributes", "stray", "code"),
+    ("series", "stray", "code"),
     [
-        ({}, None, 0),
-        ({}, "notes.txt", 0),
-        ({"PixelSpacing": None}, None, 0),  # slicewise
-        ({}, "empty.dcm", 3),
-        ({"RescaleSlope": None}, None, 3),
-        ({"Modality": "MR"}, None, 1),
-        ({"Modality": "MR"}, "empty.dcm", 1),
-        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, None, 1),
+        ([{}], None, 0),
+        ([{}], "notes.txt", 0),
+        ([{}, {"Modality": "MR"}, LOCALIZER], None, 0),
+        ([{"PixelSpacing": None}], None, 0),  # slicewise
+        ([{}], "empty.dcm", 3),
+        ([{}, REFUSED], None, 3),
+        ([REFUSED], None, 1),
+        ([REFUSED, REFUSED], "notes.txt", 1),
+        ([{"Modality": "MR"}], None, 1),
+        ([{"Modality": "MR"}], "empty.dcm", 1),
+        ([LOCALIZER], None, 1),
+        ([], "notes.txt", 1),
+        ([], "empty.dcm", 1),
+        ([], None, 1),
     ],
 )
-def test_exit_code_says_whether_every_ct_series_can_be_denoised(
+def test_the_exit_code_foretells_that_of_predict(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    attributes: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    series: list[dict[str, Any]],
     stray: str | None,
     code: int,
 ) -> None:
-    save_stack(tmp_path, COLUMN, **attributes)
-    if stray:
-        (tmp_path / stray).touch()
-        if stray.endswith(".txt"):
-            (tmp_path / stray).write_text("notes")
-    assert inspect.run(tmp_path) == code
-    assert ("no CT here" in capsys.readouterr().out) == (code == 1)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
+    folder = tmp_path / "in"
+    folder.mkdir()
+    stored = np.zeros((32, 32), np.int16)
+    for number, attributes in enumerate(series):
+        save_stack(folder / str(number), COLUMN, stored=stored, series=str(number), **attributes)
+    if stray is not None:
+        (folder / stray).write_text("notes" if stray == "notes.txt" else "")
+    assert inspect.run(folder) == code
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert ("no CT here" in last or "predict would do nothing here" in last) == (code == 1)
+    denoiser, _ = write_bundles(tmp_path / "weights")
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", str(folder), str(tmp_path / "out"), "--denoiser", str(denoiser)])
+    assert ended.value.code == code
 
 
 def test_an_empty_folder_has_no_ct(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -293,6 +321,100 @@ def test_identity_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert '"transfer_syntax": "unknown"' in shown_as_json
 
 
+def test_a_text_that_repeats_an_identity_is_null(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed = {
+        "PatientName": "DOE^JANE",
+        "PatientID": "4711-AB",
+        "InstitutionName": "Elsewhere Clinic",
+        "Manufacturer": "Scanner of ELSEWHERE",
+        "ConvolutionKernel": ["B30f", "jane"],
+        "BodyPartExamined": "4711 AB",
+    }
+    save_stack(tmp_path / "ct", COLUMN, series="a", **typed)
+    save_stack(tmp_path / "other", COLUMN, series="b", Modality="DOE", PatientName="DOE^JANE")
+    ct, other = inspected(tmp_path, capsys)["series"]
+    assert (ct["manufacturer"], ct["kernel"], ct["body_part"], ct["modality"]) == (None, None, None, "CT")
+    assert other["modality"] == "unknown"
+    table = shown(tmp_path, capsys).lower()
+    assert not any(word in table for word in ("doe", "jane", "4711", "elsewhere"))
+
+
+def test_frames_of_an_enhanced_image_are_the_slices_of_a_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = np.zeros((4, 24, 20), np.int16)
+    save(make_enhanced(stored, COLUMN, [(1, -1024)] * 4), tmp_path / "enhanced")
+    (series,) = inspected(tmp_path, capsys)["series"]
+    assert (series["multi_frame"], series["files"], series["slices"]) == (True, 1, 4)
+    assert series["slice_spacing_mm"] == 2.5
+    tasks = {task: (told["verdict"], told["code"]) for task, told in series["tasks"].items()}
+    assert tasks["denoise"] == ("done", None)
+    assert tasks["segment"] == tasks["ingest"] == tasks["simulate"] == ("refused", "ENHANCED")
+    (defect,) = (one for one in series["defects"] if one["code"] == "ENHANCED")
+    assert (defect["file_count"], defect["files"]) == (1, ["enhanced"])
+    table = shown(tmp_path, capsys)
+    assert "4 x 24 x 20" in table
+    assert "frames of 1 file" in table
+
+
+@pytest.mark.parametrize("columns", ["20", "40", "60", "80", "120"])
+def test_no_terminal_is_too_narrow_for_a_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    positions = [(0.0, 0.0, z) for z in (0.0, 2.5, 6.1)]
+    save_stack(tmp_path / ("a-very-long-name-of-a-folder" * 3), positions)
+    lines = shown(tmp_path, capsys).splitlines()
+    above = [line for line in lines if not line.startswith(("series 1  ", "inspect:"))]
+    assert all(len(line) <= int(columns) for line in above)
+    words = "".join("".join(above).split())
+    assert all(word in words for word in ("slicewise", "refused", "SLICE_INCREMENT_INCONSISTENT"))
+
+
+def test_a_long_code_is_not_broken_in_a_pipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    save_stack(tmp_path, [(0.0, 0.0, z) for z in (0.0, 2.5, 6.1)])
+    assert "slicewise SLICE_INCREMENT_INCONSISTENT" in shown(tmp_path, capsys)
+
+
+def test_absurd_numbers_are_still_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for position in COLUMN:
+        dataset = make_slice(position=position, KVP="1e308", SliceThickness="-1e308")
+        dataset.add_new("Exposure", "DS", "1e308")
+        save(dataset, tmp_path / str(position[2]))
+    (series,) = inspected(tmp_path, capsys)["series"]
+    assert series["exposure_mas"]["mean"] == pytest.approx(1e308)
+    assert "1e+308 mAs" in shown(tmp_path, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_a_reader_that_stops_early_sees_no_error(tmp_path: Path, arguments: list[str]) -> None:
+    for name in range(100):
+        save_stack(tmp_path / str(name), COLUMN[:1], series=str(name))
+    command = [sys.executable, "-m", "pipeline", "inspect", str(tmp_path), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.read(10)
+        running.stdout.close()
+        assert running.stderr.read() == b""
+
+
+@pytest.mark.slow
+def test_three_thousand_files_take_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in range(3):
+        (first,) = save_stack(tmp_path / str(name), COLUMN[:1], series=str(name))
+        for copy in range(1000):
+            first.with_name(f"copy{copy}").write_bytes(first.read_bytes())
+    started = time.monotonic()
+    document = inspected(tmp_path, capsys)
+    assert time.monotonic() - started < 60
+    assert [row["tasks"]["denoise"]["code"] for row in document["series"]] == ["DUPLICATE_POSITION"] * 3
+
+
 def test_names_that_do_not_print_are_written_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / os.fsdecode(b"red\x1b[31m\xff[bold]")
     save_stack(folder, COLUMN)
@@ -315,7 +437,7 @@ def test_names_that_do_not_print_are_written_out(tmp_path: Path, capsys: pytest.
         ("not_an_image", 1, [("skipped", "NOT_CT")] * 3, {"NOT_AN_IMAGE": 5}),
         ("odd_headers", 3, [("slicewise", "TOO_FEW_SLICES")] * 4, {"UNREADABLE": 3}),
         ("other_modality", 1, [("skipped", "NOT_CT")], {}),
-        ("transfer_syntaxes_same_slice", 3, [("refused", "DUPLICATE_POSITION")], {}),
+        ("transfer_syntaxes_same_slice", 1, [("refused", "DUPLICATE_POSITION")], {}),
     ],
 )
 def test_nasty_folders_get_their_verdicts(

@@ -4,6 +4,7 @@ import torch
 from pipeline.errors import ConfigError
 from pipeline.models import MODELS, ConvVAE, DCGANDiscriminator, DCGANGenerator, RedCNN, build_model, unet
 from pipeline.models.vae import reparameterise
+from pipeline.stages.families import ARCHITECTURES
 
 
 @pytest.fixture(autouse=True)
@@ -26,12 +27,26 @@ def test_untrained_redcnn_returns_its_input():
     assert torch.equal(RedCNN(features=4)(image), image)
 
 
-def test_redcnn_sees_41_pixels_squared():
-    model = randomised(RedCNN(features=4)).double()
-    image = torch.randn(1, 1, 81, 81, dtype=torch.float64, requires_grad=True)
-    model.residual(image)[0, 0, 40, 40].backward()
-    rows, columns = image.grad[0, 0].nonzero(as_tuple=True)
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (20, 60, 20, 60)
+@pytest.mark.parametrize("final_relu", [False, True])
+@pytest.mark.parametrize("at", [(45, 45), (0, 0), (0, 50), (89, 3), (88, 89), (19, 70)])
+def test_redcnn_sees_as_far_as_it_says_and_no_farther(final_relu, at):
+    """The gradient of one output pixel, in the middle, in a corner and on an edge."""
+    model = randomised(RedCNN(features=4, final_relu=final_relu)).double()
+    image = torch.rand(1, 1, 90, 90, dtype=torch.float64, requires_grad=True)
+    restored = model(image)
+    assert restored[0, 0, *at] > 0
+    restored[0, 0, *at].backward()
+    seen = image.grad[0, 0].nonzero()
+    radius = model.receptive_radius
+    assert radius == 20
+    for axis, here in enumerate(at):
+        assert seen[:, axis].min() == max(here - radius, 0)
+        assert seen[:, axis].max() == min(here + radius, 89)
+
+
+def test_every_denoiser_says_how_far_it_sees():
+    for architecture in ARCHITECTURES["restoration"]:
+        assert isinstance(MODELS[architecture]().receptive_radius, int)
 
 
 def test_redcnn_skips_join_where_the_paper_says():

@@ -1,24 +1,38 @@
-"""`ldct predict`: options, exit codes, and real folders."""
+"""`ldct predict`: options, exit codes, one line for each bad input, and real folders."""
 
 import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 
 from pipeline import tracking
 from pipeline.bundle import Bundle, load_bundle, save_bundle
+from pipeline.cli import main
 from pipeline.config import load_settings
 from pipeline.config.clock import fixed_clock
 from pipeline.config.predict import PredictSettings
 from pipeline.dicom import discover, read_series
 from pipeline.errors import BundleError, ConfigError, DataError
-from pipeline.hu import RED_CNN_PAPER, WATER_CENTRED, HUWindow
+from pipeline.hu import AIR_HU, RED_CNN_PAPER
+from pipeline.inference import networks, nifti, outcomes, restoration, restorer
+from pipeline.inference.networks import TILE_PIXELS, Network
 from pipeline.inference.pseudonyms import secret_path
 from pipeline.models import build_model
 from pipeline.stages import predict
-from tests.predict_cases import LABELS, write_source
+from tests.predict_cases import write_source
+from tests.tiny_bundles import write_bundles
 
 COMMON = {"score": {}, "config_digest": "", "data_digest": ""}
 
@@ -33,37 +47,18 @@ def project(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def denoiser(tmp_path):
-    network = build_model("redcnn", features=2)
-    bundle = Bundle(
-        kind="denoiser",
-        architecture="redcnn",
-        arguments={"features": 2},
-        name="redcnn",
-        scale=WATER_CENTRED,
-        tensors=network.state_dict(),
-        **COMMON,
-    )
-    save_bundle(tmp_path / "denoiser.safetensors", bundle)
-    return tmp_path / "denoiser.safetensors"
+def bundles(tmp_path):
+    return write_bundles(tmp_path)
 
 
 @pytest.fixture
-def segmenter(tmp_path):
-    arguments = {"classes": 3, "channels": [4, 8], "residual_units": 1}
-    bundle = Bundle(
-        kind="segmenter",
-        architecture="unet",
-        arguments=arguments,
-        name="unet",
-        window=HUWindow(-1000, 1000),
-        input_spacing_mm=1.5,
-        labels=tuple(vars(label) for label in LABELS),
-        tensors=build_model("unet", **arguments).state_dict(),
-        **COMMON,
-    )
-    save_bundle(tmp_path / "segmenter.safetensors", bundle)
-    return tmp_path / "segmenter.safetensors"
+def denoiser(bundles):
+    return bundles[0]
+
+
+@pytest.fixture
+def segmenter(bundles):
+    return bundles[1]
 
 
 def test_an_untrained_denoiser_changes_no_stored_pixel(tmp_path, denoiser, segmenter, capsys):
@@ -183,12 +178,6 @@ def test_a_bundle_of_another_kind_is_refused(tmp_path, segmenter):
         predict.run(tmp_path / "in", tmp_path / "out", denoiser=segmenter)
 
 
-@pytest.mark.parametrize("strength", [-0.1, 1.5, float("nan")])
-def test_a_strength_outside_its_range_is_refused(tmp_path, denoiser, strength):
-    with pytest.raises(ConfigError, match="between 0"):
-        predict.run(tmp_path, tmp_path / "out", denoiser=denoiser, strength=strength)
-
-
 @pytest.mark.parametrize("epoch", ["noon", "1e400", "99999999999999999999"])
 def test_a_malformed_clock_is_refused(epoch):
     with pytest.raises(ConfigError, match="SOURCE_DATE_EPOCH"):
@@ -205,6 +194,360 @@ def test_the_strength_of_the_command_line_overrides_the_settings(tmp_path, denoi
     assert (recipe["strength"], recipe["denoiser"]["precision"]) == (0.9, "fp32")
 
 
+def recipe_of(target):
+    (record,) = target.glob("*/*/series.json")
+    return json.loads(record.read_text())["recipe"]
+
+
+def test_the_command_line_overrides_the_settings_and_both_are_recorded(tmp_path, denoiser):
+    write_source(tmp_path / "in")
+    settings = tmp_path / "predict.yaml"
+    settings.write_text("on_unfamiliar: pass\nnifti: true\n")
+    predict.run(tmp_path / "in", tmp_path / "one", denoiser=denoiser, settings=settings)
+    recipe = recipe_of(tmp_path / "one")
+    assert (recipe["on_unfamiliar"], recipe["nifti"]) == ("pass", True)
+    given = {"on_unfamiliar": "refuse", "nifti": False}
+    predict.run(tmp_path / "in", tmp_path / "two", denoiser=denoiser, settings=settings, **given)
+    assert {name: recipe_of(tmp_path / "two")[name] for name in given} == given
+
+
+@pytest.mark.parametrize(("text", "expected"), [("auto", None), ("3", 3)])
+def test_batches_and_tiles_reach_the_networks(tmp_path, denoiser, monkeypatch, text, expected):
+    loaded = []
+    load = Network.load
+
+    def note(bundle, **options):
+        loaded.append(options)
+        return load(bundle, **options)
+
+    monkeypatch.setattr(Network, "load", note)
+    settings = tmp_path / "predict.yaml"
+    settings.write_text(f"batch_slices: {text}\ntile_pixels: 128\n")
+    write_source(tmp_path / "in")
+    predict.run(tmp_path / "in", tmp_path / "out", denoiser=denoiser, settings=settings)
+    (options,) = loaded
+    assert (options["batch_slices"], options["tile_pixels"]) == (expected, 128)
+
+
+def test_the_settings_and_the_networks_agree_on_the_largest_whole_slice():
+    assert PredictSettings().tile_pixels == TILE_PIXELS
+
+
+def test_nifti_lies_beside_the_dicom_on_request(tmp_path, denoiser, segmenter):
+    write_source(tmp_path / "in")
+    for target, wanted in (("without", False), ("with", True)):
+        predict.run(tmp_path / "in", tmp_path / target, denoiser=denoiser, segmenter=segmenter, nifti=wanted)
+    assert not list((tmp_path / "without").rglob("*.nii"))
+    (denoised,) = (tmp_path / "with").glob("*/*/denoised.nii")
+    after = read_series(discover(denoised.parent / "denoised").series[0])
+    volume = nib.load(denoised)
+    assert volume.get_data_dtype() == np.int16
+    assert np.array_equal(np.asarray(volume.dataobj).T, after.hu)
+    assert np.allclose(volume.affine, after.entry.geometry.affine_ras, atol=1e-5)
+    assert nib.load(denoised.with_name("segmentation.nii")).get_data_dtype() == np.uint8
+
+
+@pytest.fixture
+def trained_elsewhere(denoiser):
+    """The denoiser with the fingerprint of a training that the source's kernel, B30, was no part of."""
+    save_bundle(denoiser, replace(load_bundle(denoiser), fingerprint={"kernels": {"B70f": 2}}))
+    return denoiser
+
+
+def test_an_unfamiliar_series_is_denoised_with_a_warning(tmp_path, trained_elsewhere, capsys):
+    write_source(tmp_path / "in")
+    assert predict.run(tmp_path / "in", tmp_path / "out", denoiser=trained_elsewhere) == 0
+    assert "UNFAMILIAR" in (told := capsys.readouterr().out)
+    assert "kernel B30 (trained on B70f)" in told
+    assert list((tmp_path / "out").glob("*/*/denoised/*.dcm"))
+
+
+def test_an_unfamiliar_series_can_be_passed_on_untouched(tmp_path, trained_elsewhere, capsys):
+    sources = write_source(tmp_path / "in")
+    options = {"denoiser": trained_elsewhere, "on_unfamiliar": "pass"}
+    assert predict.run(tmp_path / "in", tmp_path / "out", **options) == 0
+    assert "UNFAMILIAR_PASSED" in capsys.readouterr().out
+    passed = sorted((tmp_path / "out").glob("*/*/untouched/*.dcm"))
+    assert [path.read_bytes() for path in passed] == [path.read_bytes() for path in sources]
+    assert not list((tmp_path / "out").glob("*/*/denoised"))
+
+
+def test_an_unfamiliar_series_can_be_refused(tmp_path, trained_elsewhere, capsys):
+    write_source(tmp_path / "in")
+    options = {"denoiser": trained_elsewhere, "on_unfamiliar": "refuse"}
+    assert predict.run(tmp_path / "in", tmp_path / "out", **options) == 1
+    assert "kernel B30 (trained on B70f)" in capsys.readouterr().out
+    assert not list((tmp_path / "out").rglob("*.dcm"))
+
+
+def test_verify_finds_a_changed_output_that_a_plain_run_believes(tmp_path, denoiser):
+    write_source(tmp_path / "in")
+    predict.run(tmp_path / "in", tmp_path / "out", denoiser=denoiser)
+    first = next((tmp_path / "out").glob("*/*/denoised/*.dcm"))
+    before = first.read_bytes()
+    spoilt = before[:-1] + bytes([before[-1] ^ 1])
+    first.write_bytes(spoilt)
+    predict.run(tmp_path / "in", tmp_path / "out", denoiser=denoiser)
+    assert first.read_bytes() == spoilt
+    predict.run(tmp_path / "in", tmp_path / "out", denoiser=denoiser, verify=True)
+    assert first.read_bytes() == before
+
+
+@pytest.fixture
+def ldct(tmp_path, monkeypatch, capsys):
+    """The console command in this process: takes its arguments, gives its exit code and its two outputs."""
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    monkeypatch.delenv("LDCT_DEBUG", raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        return ended.value.code, *capsys.readouterr()
+
+    with warnings.catch_warnings():
+        yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+def complaint(result, code):
+    """The one line of a command that did nothing."""
+    ended_with, out, err = result
+    assert (ended_with, out, err.count("\n")) == (code, "", 1)
+    assert err.startswith("ldct: ")
+    assert not err.startswith("ldct: unexpected")
+    return err
+
+
+def make_file(path):
+    path.write_text("no folder")
+    return path
+
+
+def make_empty(path):
+    path.mkdir()
+    return path
+
+
+def make_notes(path):
+    (path / "deeper").mkdir(parents=True)
+    (path / "deeper" / "notes.txt").write_text("no image")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: path, "no such folder"),
+        (make_file, "a file; name the folder"),
+        (make_empty, "no DICOM files here"),
+        (make_notes, "no CT series here"),
+    ],
+)
+def test_an_input_without_ct_is_one_line(tmp_path, denoiser, ldct, make, reason):
+    result = ldct("predict", make(tmp_path / "in"), tmp_path / "out", "--denoiser", denoiser)
+    assert f"{tmp_path / 'in'}: {reason}" in complaint(result, 1)
+    assert not (tmp_path / "out").exists()
+
+
+def without_permissions_of_root(*command):
+    """Run a command that may read and write only what its user may, also where that user is root."""
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("root reads every folder, and setpriv (util-linux) is not here to change that")
+        dropped = "-dac_override,-dac_read_search"
+        command = ("setpriv", f"--bounding-set={dropped}", f"--inh-caps={dropped}", *command)
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("locked", "mode", "code"),
+    [("in", 0o000, 2), ("denoiser.safetensors", 0o000, 2), ("out", 0o000, 2), ("out", 0o555, 1)],
+)
+def test_what_lacks_permission_is_one_line(tmp_path, denoiser, locked, mode, code):
+    write_source(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    before = (tmp_path / locked).stat().st_mode
+    (tmp_path / locked).chmod(mode)
+    try:
+        arguments = ("predict", tmp_path / "in", tmp_path / "out", "--denoiser", denoiser)
+        done = without_permissions_of_root(sys.executable, "-m", "pipeline", *arguments)
+    finally:
+        (tmp_path / locked).chmod(before)
+    assert str(tmp_path / locked) in complaint((done.returncode, done.stdout, done.stderr), code)
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [("in", "in"), ("in", "in/out"), ("in/deeper", "in"), ("in", "linked/out")]
+)
+def test_folders_inside_each_other_are_one_line(tmp_path, denoiser, ldct, source, target):
+    write_source(tmp_path / "in" / "deeper")
+    (tmp_path / "linked").symlink_to(tmp_path / "in")
+    before = sorted(tmp_path.rglob("*"))
+    result = ldct("predict", tmp_path / source, tmp_path / target, "--denoiser", denoiser)
+    assert "overlaps the input" in complaint(result, 1)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_output_with_other_files_is_one_line_and_stays_as_it_is(tmp_path, denoiser, ldct):
+    write_source(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    result = ldct("predict", tmp_path / "in", tmp_path / "out", "--denoiser", denoiser)
+    assert "not empty and not written by ldct predict" in complaint(result, 1)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("target", ["file", "file/out", "/proc/out", "/sys/out"])
+def test_an_output_that_cannot_be_written_is_one_line(tmp_path, denoiser, ldct, target):
+    write_source(tmp_path / "in")
+    make_file(tmp_path / "file")
+    result = ldct("predict", tmp_path / "in", tmp_path / target, "--denoiser", denoiser)
+    assert f"{tmp_path / target}: " in complaint(result, 1)
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_bit_of_a_weight(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def replace_by_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def give_other_arguments(path):
+    save_bundle(path, replace(load_bundle(path), arguments={"features": 3}))
+
+
+def give_unknown_arguments(path):
+    save_bundle(path, replace(load_bundle(path), arguments={"colours": 3}))
+
+
+def give_unknown_architecture(path):
+    save_bundle(path, replace(load_bundle(path), architecture="diffusion"))
+
+
+def give_the_network_of_a_segmenter(path):
+    _, segmenter = write_bundles(path.parent / "other")
+    unet = load_bundle(segmenter)
+    changes = {"architecture": unet.architecture, "arguments": unet.arguments, "tensors": unet.tensors}
+    save_bundle(path, replace(load_bundle(path), **changes))
+
+
+def drop_the_header(path):
+    save_file(dict(load_bundle(path).tensors), path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (Path.unlink, "no such bundle"),
+        (lambda path: path.write_text("my best weights"), "not a readable safetensors file"),
+        (lambda path: path.write_bytes(b""), "not a readable safetensors file"),
+        (cut_short, "not a readable safetensors file"),
+        (flip_a_bit_of_a_weight, "weights and header disagree"),
+        (replace_by_folder, "a folder; name the bundle"),
+        (drop_the_header, "a safetensors file, but no bundle"),
+        (give_unknown_architecture, "unknown architecture 'diffusion'"),
+        (give_other_arguments, "does not fit redcnn"),
+        (give_unknown_arguments, "does not fit redcnn"),
+        (give_the_network_of_a_segmenter, "its network gives 3 channels, a denoiser has 1"),
+    ],
+)
+def test_a_bundle_that_cannot_be_used_is_one_line(tmp_path, denoiser, ldct, spoil, reason):
+    write_source(tmp_path / "in")
+    spoil(denoiser)
+    result = ldct("predict", tmp_path / "in", tmp_path / "out", "--denoiser", denoiser)
+    assert reason in complaint(result, 1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--denoiser", "--segmenter"])
+def test_a_bundle_of_the_other_kind_is_one_line(tmp_path, denoiser, segmenter, ldct, option):
+    write_source(tmp_path / "in")
+    other = segmenter if option == "--denoiser" else denoiser
+    result = ldct("predict", tmp_path / "in", tmp_path / "out", option, other)
+    wanted, held = ("denoiser", "segmenter") if option == "--denoiser" else ("segmenter", "denoiser")
+    assert f"{other}: holds a {held}, a {wanted} is needed" in complaint(result, 1)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        ("--strength", "1.5", "--strength 1.5: must be a number from 0 (no change) to 1"),
+        ("--strength", "-0.1", "--strength -0.1: must be"),
+        ("--strength", "nan", "--strength nan: must be"),
+        ("--on-unfamiliar", "ignore", "--on-unfamiliar ignore: must be warn, pass or refuse"),
+        ("--settings", "none.yaml", "none.yaml: no such settings file"),
+    ],
+)
+def test_an_option_that_cannot_be_used_is_one_line(tmp_path, denoiser, ldct, option, value, reason):
+    write_source(tmp_path / "in")
+    result = ldct("predict", tmp_path / "in", tmp_path / "out", "--denoiser", denoiser, option, value)
+    assert reason in complaint(result, 2)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("strength: 1.5", "strength: input should be less than or equal to 1, got 1.5"),
+        ("strength: -0.5", "strength: input should be greater than or equal to 0, got -0.5"),
+        ("strength: .nan", "strength: input should be a finite number"),
+        ("on_unfamiliar: ignore", "on_unfamiliar: input should be 'warn', 'pass' or 'refuse', got 'ignore'"),
+        ("batch_slices: 0", "greater than or equal to 1, got 0"),
+        ("tile_pixels: 8", "tile_pixels: input should be greater than or equal to 64, got 8"),
+        ("on_unfamilar: pass", "on_unfamilar: unknown key, did you mean on_unfamiliar?"),
+        ("strength: [", "not valid YAML"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_one_line(tmp_path, denoiser, ldct, line, reason):
+    write_source(tmp_path / "in")
+    settings = tmp_path / "predict.yaml"
+    settings.write_text(f"{line}\n")
+    result = ldct(
+        "predict", tmp_path / "in", tmp_path / "out", "--denoiser", denoiser, "--settings", settings
+    )
+    error = complaint(result, 2)
+    assert str(settings) in error
+    assert reason in error
+
+
+def test_the_documentation_lists_every_code_that_a_run_adds(pytestconfig):
+    text = (pytestconfig.rootpath / "docs" / "predict.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `([A-Z_]+)` \|", text, re.MULTILINE))
+    modules = (networks, nifti, outcomes, restoration, restorer)
+    named = {
+        value
+        for module in modules
+        for name, value in vars(module).items()
+        if name == value and re.fullmatch("[A-Z]+(_[A-Z]+)*", name)
+    }
+    assert listed == named
+
+
+@pytest.mark.slow
+def test_the_installed_command_says_what_the_others_say(tmp_path, denoiser):
+    command = shutil.which("ldct", path=str(Path(sys.executable).parent))
+    assert command is not None
+    done = subprocess.run(
+        [command, "predict", tmp_path / "in", tmp_path / "out", "--denoiser", denoiser],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"ldct: {tmp_path / 'in'}: no such folder; name a folder that holds DICOM files\n"
+
+
 @pytest.mark.parametrize("preset", ["demo", "smoke", "paper"])
 def test_every_preset_has_predict_settings(preset, pytestconfig):
     load_settings(pytestconfig.rootpath / "configs" / preset / "predict.yaml", PredictSettings)
@@ -214,15 +557,19 @@ def test_every_preset_has_predict_settings(preset, pytestconfig):
 def test_a_real_chest_keeps_its_geometry(tmp_path, denoiser, segmenter, real_data):
     sitk = pytest.importorskip("SimpleITK")
     source = real_data / "ct" / "lidc_0314_chest_1mm"
-    assert predict.run(source, tmp_path / "out", denoiser=denoiser, segmenter=segmenter) == 0
+    assert predict.run(source, tmp_path / "out", denoiser=denoiser, segmenter=segmenter, nifti=True) == 0
     (denoised,) = (tmp_path / "out").glob("*/*/denoised")
     before, after = (
         sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)))
         for folder in (source, denoised)
     )
+    nifti = sitk.ReadImage(denoised.with_name("denoised.nii"))
     for name in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
-        assert np.allclose(getattr(before, name)(), getattr(after, name)(), atol=1e-3)
-    assert np.array_equal(sitk.GetArrayViewFromImage(before), sitk.GetArrayViewFromImage(after))
+        for image in (after, nifti):
+            assert np.allclose(getattr(before, name)(), getattr(image, name)(), atol=1e-3)
+    hu, after_hu, nifti_hu = (sitk.GetArrayViewFromImage(image) for image in (before, after, nifti))
+    assert np.array_equal(hu, after_hu)
+    assert np.array_equal(hu[hu > AIR_HU], nifti_hu[hu > AIR_HU])
 
 
 @pytest.mark.real

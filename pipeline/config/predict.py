@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -18,5 +18,14 @@ class PredictSettings(Settings):
     """Whether the written series says that it is not for diagnostic use."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the networks; `auto`: bf16 where the hardware has it and the bundle was trained in it."""
-    batch_slices: int = Field(default=4, ge=1)
-    """Slices that go through a network at once: memory against speed."""
+    batch_slices: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Slices that go through a network at once. `auto`: what fills a GPU; one on a CPU, where more only cost
+    memory."""
+    tile_pixels: int = Field(default=512, ge=64)
+    """Side of the largest slice that the denoiser takes whole; a larger one goes through it in overlapping
+    tiles, which gives the same values to rounding. The usual matrix is whole, none needs more memory."""
+    on_unfamiliar: Literal["warn", "pass", "refuse"] = "warn"
+    """What becomes of a series unlike the training: treated with a warning, its files passed on as they are,
+    or refused."""
+    nifti: bool = False
+    """Whether volumes are written as NIfTI too, beside the DICOM."""

@@ -3,6 +3,7 @@
 from pipeline.dicom.derivation import DENOISED, Derivation, Purpose, simulated_dose
 from pipeline.dicom.derived import DerivedSeriesWriter, reads_back, write_derived_series
 from pipeline.dicom.discovery import Discovery, SeriesEntry, check_is_folder, discover
+from pipeline.dicom.elements import printable
 from pipeline.dicom.encoding import transfer_syntax_name
 from pipeline.dicom.geometry import Geometry
 from pipeline.dicom.phantom import write_ct_series
@@ -32,6 +33,7 @@ __all__ = [
     "check_is_folder",
     "deterministic_uid",
     "discover",
+    "printable",
     "read_series",
     "read_slices",
     "reads_back",

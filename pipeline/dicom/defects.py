@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from pydicom.uid import CTImageStorage
-
 from pipeline.dicom.encoding import can_decode
 from pipeline.dicom.geometry import slice_normal
-from pipeline.dicom.headers import CT_CLASSES, SliceHeader
+from pipeline.dicom.headers import CT_CLASSES, SliceHeader, files_of
+from pipeline.dicom.multiframe import MAX_FRAMES, MULTI_FRAME_CLASSES
 from pipeline.dicom.verdicts import Code, Observation
 
 MAX_SLICE_PIXELS: Final = 4096 * 4096
@@ -38,7 +37,7 @@ def is_localizer(header: SliceHeader) -> bool:
 def format_defects(slices: Sequence[SliceHeader]) -> tuple[Observation, ...]:
     """What is wrong with the slices of one stack, whatever their positions."""
     first = slices[0]
-    everything = tuple(header.path for header in slices)
+    everything = files_of(slices)
     if first.modality != "CT":
         return (Observation(Code.NOT_CT, f"modality {first.modality}, not CT", everything),)
     if first.sop_class_uid and first.sop_class_uid not in CT_CLASSES:
@@ -47,10 +46,25 @@ def format_defects(slices: Sequence[SliceHeader]) -> tuple[Observation, ...]:
         return (Observation(Code.LOCALIZER, "a localizer, not a scan", everything),)
     found: list[Observation] = []
     for code, message, is_bad in (
-        (Code.MULTI_FRAME, "enhanced multi-frame CT; convert it to single-frame CT", _is_multi_frame),
+        (
+            Code.MULTI_FRAME,
+            "several frames that cannot be told apart; convert them to single-frame CT",
+            _is_multi_frame,
+        ),
+        (
+            Code.ENHANCED,
+            "enhanced multi-frame CT; convert it to single-frame CT for anything but denoising",
+            _is_enhanced,
+        ),
         (Code.MISSING_UID, "no SOPInstanceUID or SeriesInstanceUID; assign UIDs first", _lacks_uid),
         (Code.NOT_HU, "pixels are not rescaled to HU (slope, intercept, type or colour)", _is_not_hu),
+        (
+            Code.INEXACT_HU,
+            "more bits or a finer slope than HU in float32 can hold; store it with 16 bits",
+            _is_inexact,
+        ),
         (Code.TOO_LARGE, f"over {MAX_SLICE_PIXELS} pixels in a slice; check Rows and Columns", _is_too_large),
+        (Code.TOO_LARGE, f"over {MAX_FRAMES} frames; split the image", _has_too_many_frames),
         (Code.UNSUPPORTED_TRANSFER_SYNTAX, "no decoder; store it uncompressed first", _is_undecodable),
         (
             Code.PROCESSED,
@@ -59,11 +73,10 @@ def format_defects(slices: Sequence[SliceHeader]) -> tuple[Observation, ...]:
         ),
         (Code.LOSSY, "lossy compression or 8-bit pixels changed its noise; use the original", _is_lossy),
     ):
-        bad = [header for header in slices if is_bad(header)]
+        bad = files_of(header for header in slices if is_bad(header))
         if bad:
             more = f" and {len(bad) - 1} more" if bad[1:] else ""
-            message = f"{bad[0].path.name}{more}: {message}"
-            found.append(Observation(code, message, tuple(header.path for header in bad)))
+            found.append(Observation(code, f"{bad[0].name}{more}: {message}", bad))
     for code, unfit in (
         (Code.TOO_LARGE, _excess(slices)),
         (Code.NOT_AXIAL, _steep(first)),
@@ -111,7 +124,13 @@ def _is_lossy(header: SliceHeader) -> bool:
 
 
 def _is_multi_frame(header: SliceHeader) -> bool:
-    return header.frames > 1 or header.sop_class_uid in CT_CLASSES - {CTImageStorage}
+    """CT Image Storage has one frame, and each frame of an enhanced image has functional groups."""
+    has_frames = header.frames > 1 or header.sop_class_uid in MULTI_FRAME_CLASSES
+    return has_frames and header.frame is None and not _has_too_many_frames(header)
+
+
+def _is_enhanced(header: SliceHeader) -> bool:
+    return header.frame is not None
 
 
 def _lacks_uid(header: SliceHeader) -> bool:
@@ -127,8 +146,19 @@ def _is_not_hu(header: SliceHeader) -> bool:
     )
 
 
+def _is_inexact(header: SliceHeader) -> bool:
+    """Pixels that are not to change would, without anyone noticing."""
+    if header.rescale is None or _is_not_hu(header):
+        return False
+    return not header.rescale.is_reversible(header.bits_stored)
+
+
 def _is_too_large(header: SliceHeader) -> bool:
     return header.rows * header.columns > MAX_SLICE_PIXELS
+
+
+def _has_too_many_frames(header: SliceHeader) -> bool:
+    return header.frames > MAX_FRAMES
 
 
 def _is_undecodable(header: SliceHeader) -> bool:

@@ -113,6 +113,8 @@ def simulated_dose(dose_fraction: float) -> Purpose:
 
 def source_identity(entry: SeriesEntry, pixel_digests: Sequence[str]) -> tuple[str, str]:
     """The source as parts of a deterministic UID: its SeriesInstanceUID and a digest of its stored pixels."""
-    return entry.series_uid, sha256_hex(
-        *(value.encode() for value in (*entry.sop_instance_uids, *pixel_digests))
+    names = (
+        uid if frame is None else f"{uid} frame {frame + 1}"
+        for uid, frame in zip(entry.sop_instance_uids, entry.frames, strict=True)
     )
+    return entry.series_uid, sha256_hex(*(value.encode() for value in (*names, *pixel_digests)))

@@ -88,6 +88,7 @@ class DerivedSeriesWriter:
             with quiet_pydicom():
                 dataset = derived_header(source.header, self._derivation, self._purpose, self._now)
                 self._identify(dataset, index)
+                dataset.SourceImageSequence = [self._source_image(index, source.header)]
                 set_pixels(dataset, stored)
                 declare_pixel_range(dataset, stored)
                 return write_file(dataset, self._folder / slice_file_name(index))
@@ -95,13 +96,19 @@ class DerivedSeriesWriter:
             raise header_error(path, broken) from None
 
     def _identify(self, dataset: pydicom.Dataset, index: int) -> None:
-        """New UIDs, and the reference to the source slice."""
+        """New UIDs; frames of one multi-frame image get one each."""
         source_uid = self._entry.sop_instance_uids[index]
         dataset.SeriesInstanceUID = self._series_uid
         dataset.SOPInstanceUID = deterministic_uid(
             self._series_uid, str(index), source_uid, self._pixel_digests[index]
         )
-        dataset.SourceImageSequence = [source_image(source_uid)]
+
+    def _source_image(self, index: int, header: pydicom.Dataset) -> pydicom.Dataset:
+        """The reference to the source slice."""
+        source_uid, frame = self._entry.sop_instance_uids[index], self._entry.frames[index]
+        if frame is None:
+            return source_image(source_uid)
+        return source_image(source_uid, sop_class_uid=header.file_meta.MediaStorageSOPClassUID, frame=frame)
 
 
 def write_derived_series(

@@ -109,11 +109,21 @@ def derived_series_number(source: pydicom.Dataset, offset: int) -> int:
     return min(int(source.get("SeriesNumber") or 0) + offset, _LARGEST_SERIES_NUMBER)
 
 
-def source_image(sop_instance_uid: str) -> pydicom.Dataset:
-    """A SourceImageSequence item: the CT image that was processed (PS3.3 C.12.4.1.2)."""
+def source_image(
+    sop_instance_uid: str, *, sop_class_uid: str = CTImageStorage, frame: int | None = None
+) -> pydicom.Dataset:
+    """A SourceImageSequence item: the CT image, or its one frame, that was processed (PS3.3 C.12.4.1.2).
+
+    Args:
+        sop_instance_uid: the image.
+        sop_class_uid: its SOP class.
+        frame: counted from 0; None for a single-frame image.
+    """
     item = pydicom.Dataset()
-    item.ReferencedSOPClassUID = CTImageStorage
+    item.ReferencedSOPClassUID = sop_class_uid
     item.ReferencedSOPInstanceUID = sop_instance_uid
+    if frame is not None:
+        item.ReferencedFrameNumber = frame + 1
     item.PurposeOfReferenceCodeSequence = [_coded_item(codes.DCM.SourceImageForImageProcessingOperation)]
     return item
 

@@ -5,24 +5,33 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import Final
 
 from pipeline.dicom.defects import format_defects, is_localizer
 from pipeline.dicom.geometry import Geometry
 from pipeline.dicom.headers import SliceHeader, read_header
 from pipeline.dicom.pixels import Rescale
+from pipeline.dicom.sandbox import SandboxError, sandbox
 from pipeline.dicom.stacking import has_duplicate_positions, same_orientation, stack_slices
 from pipeline.dicom.verdicts import Code, Finding, Observation, Task, file_finding, gravest
 from pipeline.errors import DataError
+
+_BATCH_FILES: Final = 16
+"""Headers parsed at a time: enough to hide the way to the sandbox, few to parse again if one crashes it."""
 
 
 @dataclass(frozen=True)
 class SeriesEntry:
     """One stack of parallel slices of a series, known by its headers.
 
-    `files` and `sop_instance_uids` are in order along the slice normal. A series that holds several stacks
-    (another matrix, orientation or acquisition, a localizer) gives one entry for each, numbered by `part`.
+    `files`, `frames` and `sop_instance_uids` are in order along the slice normal. A multi-frame file stands
+    there once for each of its frames, which are numbered from 0; the frame of a single-frame file is None. A
+    series that holds several stacks (another matrix, orientation or acquisition, a localizer) gives one entry
+    for each, numbered by `part`.
     `pixel_spacing_mm` is between rows and between columns. `rescales` and `exposure_mas` are one per slice.
     `patient_key` is PatientID, to tell patients apart: it belongs in no output.
     """
@@ -33,6 +42,7 @@ class SeriesEntry:
     modality: str
     part: int
     files: tuple[Path, ...]
+    frames: tuple[int | None, ...]
     sop_instance_uids: tuple[str, ...]
     geometry: Geometry | None
     rows: int
@@ -50,6 +60,11 @@ class SeriesEntry:
     transfer_syntax_uid: str
     observations: tuple[Observation, ...]
 
+    @property
+    def is_multi_frame(self) -> bool:
+        """Whether any of its slices is a frame of a multi-frame file."""
+        return any(frame is not None for frame in self.frames)
+
     def finding(self, task: Task) -> Finding | None:
         """The gravest finding for `task`; None when the series is fit as a whole volume."""
         return gravest(self.observations, task)
@@ -66,7 +81,10 @@ class Discovery:
 def discover(folder: Path, *, on_file: Callable[[int], None] | None = None) -> Discovery:
     """Read every header below `folder` and group the images into stacks.
 
-    Hidden files and folders are passed over, links to folders are not followed, DICOMDIR is ignored.
+    Headers are parsed in a sandbox. Hidden files and folders are passed over, and so is what is no file
+    (pipes, sockets, devices); DICOMDIR is ignored. Links to files are read like files. Links to folders are
+    not followed: they could lead in a circle, or out of the folder. A link to nothing is a finding, since the
+    file meant is missing.
 
     Args:
         folder: where to look.
@@ -78,16 +96,11 @@ def discover(folder: Path, *, on_file: Callable[[int], None] | None = None) -> D
     check_is_folder(folder)
     slices: list[SliceHeader] = []
     findings: list[Finding] = []
-
-    def note_unreadable(error: OSError) -> None:
-        findings.append(_unreadable_folder(error))
-
-    for count, path in enumerate(_files(folder, note_unreadable), start=1):
-        header = read_header(path)
-        if isinstance(header, SliceHeader):
-            slices.append(header)
-        elif header is not None:
-            findings.append(header)
+    for count, read in enumerate(_read_headers(_files(folder, findings.append)), start=1):
+        if isinstance(read, Finding):
+            findings.append(read)
+        elif read is not None:
+            slices.extend(read)
         if on_file is not None:
             on_file(count)
     return Discovery(tuple(_series(slices)), tuple(findings))
@@ -105,27 +118,69 @@ def check_is_folder(folder: Path) -> None:
         raise DataError(f"{folder}: no such folder; name a folder that holds DICOM files")
 
 
-def _files(folder: Path, on_unreadable_folder: Callable[[OSError], None]) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder, onerror=on_unreadable_folder, followlinks=False):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(root, name)
-            if not name.startswith(".") and _may_be_file(path):
-                yield path
+def _files(folder: Path, report: Callable[[Finding], None]) -> Iterator[Path]:
+    """The files below `folder`, one folder after the other, each in the order of names."""
+    waiting = [folder]
+    while waiting:
+        here = waiting.pop()
+        try:
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+        except OSError as error:
+            report(_unreadable_folder(here, error))
+            continue
+        seen = [entry for entry in entries if not entry.name.startswith(".")]
+        waiting.extend(Path(entry) for entry in reversed(seen) if entry.is_dir(follow_symlinks=False))
+        for entry in seen:
+            if _leads_nowhere(entry):
+                report(_dead_link(Path(entry)))
+            elif _may_be_file(entry):
+                yield Path(entry)
 
 
-def _may_be_file(path: Path) -> bool:
-    """Also true where permission to look is lacking: then reading it reports that."""
+def _unreadable_folder(folder: Path, error: OSError) -> Finding:
+    message = f"{folder.name}: the folder cannot be read ({error.strerror}); make it readable"
+    return file_finding(Code.UNREADABLE, message, folder)
+
+
+def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a link to nothing, or in a circle: the file that should be there is missing."""
+    return entry.is_symlink() and not Path(entry).exists()
+
+
+def _dead_link(path: Path) -> Finding:
+    message = f"{path.name}: a link to a file that is not there; bring that back or delete the link"
+    return file_finding(Code.UNREADABLE, message, path)
+
+
+def _may_be_file(entry: os.DirEntry[str]) -> bool:
+    """Also true where that cannot be told: then reading it reports why."""
     try:
-        return path.is_file()
-    except PermissionError:
+        return entry.is_file()
+    except OSError:
         return True
 
 
-def _unreadable_folder(error: OSError) -> Finding:
-    folder = Path(error.filename)
-    message = f"{folder.name}: the folder cannot be read ({error.strerror}); make it readable"
-    return file_finding(Code.UNREADABLE, message, folder)
+def _read_headers(paths: Iterator[Path]) -> Iterator[tuple[SliceHeader, ...] | Finding | None]:
+    """What `read_header` says to each file; one that ends its parser takes no other with it."""
+    batches = iter(lambda: tuple(islice(paths, _BATCH_FILES)), ())
+    with closing(sandbox().ordered(_parse_all, ((batch,) for batch in batches))) as parsed:
+        for (batch,), future in parsed:
+            try:
+                yield from future.result()
+            except SandboxError:
+                yield from map(_parse_alone, batch)
+
+
+def _parse_all(paths: Sequence[Path]) -> list[tuple[SliceHeader, ...] | Finding | None]:
+    return [read_header(path) for path in paths]
+
+
+def _parse_alone(path: Path) -> tuple[SliceHeader, ...] | Finding | None:
+    try:
+        return sandbox().submit(read_header, path).result()
+    except SandboxError as death:
+        message = f"{path.name}: the parser of its header {death}; copy the file again"
+        return file_finding(Code.UNREADABLE, message, path)
 
 
 def _series(slices: Iterable[SliceHeader]) -> Iterator[SeriesEntry]:
@@ -197,6 +252,7 @@ def _entry(slices: Sequence[SliceHeader], part: int) -> SeriesEntry:
         modality=first.modality,
         part=part,
         files=tuple(header.path for header in stack.slices),
+        frames=tuple(header.frame for header in stack.slices),
         sop_instance_uids=tuple(header.sop_instance_uid for header in stack.slices),
         geometry=stack.geometry,
         rows=first.rows,

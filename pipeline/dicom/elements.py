@@ -17,6 +17,16 @@ def clean(text: str) -> str | None:
     return _UNSAFE.sub(" ", text).strip()[:64] or None
 
 
+def printable(text: str) -> str:
+    """A file name or a message that holds one, safe for any terminal.
+
+    Names may hold terminal codes, or bytes that are no text: these are written out as escapes.
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
+    )
+
+
 def values_of(dataset: pydicom.Dataset, keyword: str) -> list[Any]:
     """The values of an element; none when it is absent, empty or malformed."""
     try:

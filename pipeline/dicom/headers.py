@@ -1,25 +1,48 @@
-"""One file's header, parsed once into plain values; what is missing or malformed is None."""
+"""The header of each image in a file as plain values; what is missing or malformed is None."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import pydicom
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import CTImageStorage
 
-from pipeline.dicom.elements import clean, integer_of, number_of, numbers_of, text_of, values_of
+from pipeline.dicom.elements import integer_of, number_of, numbers_of, text_of, values_of
 from pipeline.dicom.encoding import is_lossy, transfer_syntax
 from pipeline.dicom.geometry import Vector, are_orthonormal
+from pipeline.dicom.identity import IDENTITY_KEYWORDS, shown
+from pipeline.dicom.multiframe import (
+    MAX_FRAMES,
+    MULTI_FRAME_CLASSES,
+    frame_count,
+    is_multi_frame,
+    single_frame_header,
+)
 from pipeline.dicom.pixels import Rescale
 from pipeline.dicom.quiet import quiet_pydicom
 from pipeline.dicom.verdicts import Code, Finding, file_finding
 from pipeline.dicom.writing import PRODUCT
 
-CT_CLASSES: Final = frozenset({CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage})
+CT_CLASSES: Final = frozenset({CTImageStorage, *MULTI_FRAME_CLASSES})
+_FARTHEST_MM: Final = 1e6
+"""A position farther off is garbage, and overflows in what is computed from it."""
+
 _UNKNOWN_MODALITY: Final = "unknown"
+_MODALITY_TERMS: Final = """
+    ANN AR ASMT AU BDUS BI BMD CFM CR CT CTPROTOCOL DG DMS DOC DX ECG EEG EMG EOG EPS ES FID GM HC HD IO IOL
+    IVOCT IVUS KER KO LEN LS M3D MG MR NM OAM OCT OP OPM OPT OPTBSV OPTENF OPV OSS OT PA PLAN POS PR PT PX REG
+    RESP RF RG RTDOSE RTIMAGE RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SM SMR SR SRF STAIN
+    TEXTUREMAP TG US VA XA XAPROTOCOL XC
+    AS CD CF CP CS DD DF DM DS EC FA FS LP MA MS OPR ST TEMP VF
+"""
+_MODALITIES: Final = frozenset(_MODALITY_TERMS.split())
+"""Defined terms, retired ones last (PS3.3 C.7.3.1.1.1); anything else may be what an operator typed."""
 _DIRECTORY_CLASS: Final = "1.2.840.10008.1.3.10"
 _KEYWORDS: Final = [
     "SpecificCharacterSet",
@@ -59,15 +82,28 @@ _KEYWORDS: Final = [
     "RescaleSlope",
     "RescaleIntercept",
     "RescaleType",
+    *IDENTITY_KEYWORDS,
 ]
+_TAGS: Final[list[BaseTag | int]] = [Tag(keyword) for keyword in _KEYWORDS]
+_FUNCTIONAL_GROUPS: Final[list[BaseTag | int]] = [
+    Tag("SharedFunctionalGroupsSequence"),
+    Tag("PerFrameFunctionalGroupsSequence"),
+]
+_GROUPS_OF_FRAMES: Final = 0x5200
+_GROUP_OF_PIXELS: Final = 0x7FE0
 _DICOM_SUFFIXES: Final = (".dcm", ".dicom", ".ima")
 
 
 @dataclass(frozen=True)
 class SliceHeader:
-    """What discovery needs to know of one single-frame image."""
+    """What discovery needs to know of one image: a single-frame file, or one frame of a multi-frame file.
+
+    `frame` counts from 0 and is None in a single-frame file, and in a multi-frame one whose frames cannot be
+    told apart: then `frames` is how many the file declares, else 1. Texts that repeat an identity are None.
+    """
 
     path: Path
+    frame: int | None
     sop_class_uid: str
     sop_instance_uid: str
     study_uid: str
@@ -101,14 +137,16 @@ class SliceHeader:
     is_ours: bool
 
 
-def read_header(path: Path) -> SliceHeader | Finding | None:
-    """Parse one file without its pixels; None for a DICOMDIR, a finding for what is no image."""
+def read_header(path: Path) -> tuple[SliceHeader, ...] | Finding | None:
+    """Parse one file without its pixels: a header per frame of an enhanced CT image, else one.
+
+    None for a DICOMDIR, a finding for what is no image.
+    """
     try:
         if not _looks_like_dicom(path):
             return _no_dicom(path)
         with quiet_pydicom():
-            dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_KEYWORDS)
-            return _parse(path, dataset)
+            return _parse(path, _read(path, _TAGS, stop_at={_GROUPS_OF_FRAMES, _GROUP_OF_PIXELS}))
     except PermissionError:
         message = f"{path.name}: no permission to read it; make it readable"
         return file_finding(Code.UNREADABLE, message, path)
@@ -120,11 +158,24 @@ def read_header(path: Path) -> SliceHeader | Finding | None:
         )
 
 
+def files_of(slices: Iterable[SliceHeader]) -> tuple[Path, ...]:
+    """The files that hold them, each once."""
+    return tuple(dict.fromkeys(header.path for header in slices))
+
+
 def _looks_like_dicom(path: Path) -> bool:
     """A DICM prefix, or no preamble and a first element of group 0002 or 0008 in either byte order."""
     with path.open("rb") as file:
         start = file.read(132)
     return start[128:] == b"DICM" or start[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
+
+
+def _read(path: Path, tags: list[BaseTag | int], *, stop_at: set[int]) -> pydicom.Dataset:
+    """The elements of a file with one of `tags`, up to the first of a group in `stop_at`."""
+    with path.open("rb") as file:
+        return read_partial(
+            file, stop_when=lambda tag, _vr, _length: tag.group in stop_at, force=True, specific_tags=tags
+        )
 
 
 def _no_dicom(path: Path) -> Finding:
@@ -136,36 +187,54 @@ def _no_dicom(path: Path) -> Finding:
     return file_finding(Code.NOT_DICOM, f"{path.name}: not a DICOM file", path)
 
 
-def _parse(path: Path, dataset: pydicom.Dataset) -> SliceHeader | Finding | None:
+def _parse(path: Path, dataset: pydicom.Dataset) -> tuple[SliceHeader, ...] | Finding | None:
     meta = getattr(dataset, "file_meta", pydicom.Dataset())
     sop_class = text_of(dataset, "SOPClassUID") or text_of(meta, "MediaStorageSOPClassUID")
     if sop_class == _DIRECTORY_CLASS or path.name.upper() == "DICOMDIR":
         return None
     rows, columns = integer_of(dataset, "Rows"), integer_of(dataset, "Columns")
     if rows is None or columns is None or rows < 1 or columns < 1:
-        return _no_image(path, sop_class, _modality(dataset))
+        return _no_image(path, sop_class, dataset)
+    matrix = rows, columns
     sop_instance = text_of(dataset, "SOPInstanceUID") or text_of(meta, "MediaStorageSOPInstanceUID")
-    return _slice_header(path, dataset, sop_class, sop_instance, (rows, columns))
+    if sop_class in MULTI_FRAME_CLASSES and frame_count(dataset) <= MAX_FRAMES:
+        whole = _read(path, [*_TAGS, *_FUNCTIONAL_GROUPS], stop_at={_GROUP_OF_PIXELS})
+        if is_multi_frame(whole):
+            return tuple(_frames(path, whole, sop_class, sop_instance, matrix))
+    return (_slice_header(path, None, dataset, sop_class, sop_instance, matrix),)
 
 
-def _no_image(path: Path, sop_class: str, modality: str) -> Finding:
+def _frames(
+    path: Path, dataset: pydicom.Dataset, sop_class: str, sop_instance: str, matrix: tuple[int, int]
+) -> Iterable[SliceHeader]:
+    for frame in range(frame_count(dataset)):
+        yield _slice_header(path, frame, single_frame_header(dataset, frame), sop_class, sop_instance, matrix)
+
+
+def _no_image(path: Path, sop_class: str, dataset: pydicom.Dataset) -> Finding:
     if sop_class in CT_CLASSES:
         message = f"{path.name}: a CT image without a matrix; copy the file again"
         return file_finding(Code.UNREADABLE, message, path)
-    if not sop_class and modality == _UNKNOWN_MODALITY:
-        message = f"{path.name}: neither a SOP class nor a modality in its header; copy the file again"
+    if not text_of(dataset, "Modality"):  # also a CT image that was cut short: it must not pass for a report
+        message = f"{path.name}: no modality in its header; copy the file again"
         return file_finding(Code.UNREADABLE, message, path)
-    message = f"{path.name}: a DICOM object without an image (modality {modality})"
+    message = f"{path.name}: a DICOM object without an image (modality {_modality(dataset)})"
     return file_finding(Code.NOT_AN_IMAGE, message, path)
 
 
 def _slice_header(
-    path: Path, dataset: pydicom.Dataset, sop_class: str, sop_instance: str, matrix: tuple[int, int]
+    path: Path,
+    frame: int | None,
+    dataset: pydicom.Dataset,
+    sop_class: str,
+    sop_instance: str,
+    matrix: tuple[int, int],
 ) -> SliceHeader:
     """One line per field."""
     row_cosines, column_cosines = _plane(dataset)
     return SliceHeader(
         path=path,
+        frame=frame,
         sop_class_uid=sop_class,
         sop_instance_uid=sop_instance,
         study_uid=text_of(dataset, "StudyInstanceUID"),
@@ -176,7 +245,7 @@ def _slice_header(
         image_type=tuple(str(part).strip().upper() for part in values_of(dataset, "ImageType")),
         rows=matrix[0],
         columns=matrix[1],
-        frames=integer_of(dataset, "NumberOfFrames") or 1,
+        frames=frame_count(dataset),
         samples=integer_of(dataset, "SamplesPerPixel") or 1,
         bits_allocated=integer_of(dataset, "BitsAllocated") or 0,
         bits_stored=integer_of(dataset, "BitsStored") or 0,
@@ -190,10 +259,10 @@ def _slice_header(
         acquisition=integer_of(dataset, "AcquisitionNumber"),
         kvp=number_of(dataset, "KVP"),
         exposure_mas=_exposure_mas(dataset),
-        kernel=clean(" ".join(str(part) for part in values_of(dataset, "ConvolutionKernel"))),
-        manufacturer=clean(text_of(dataset, "Manufacturer")),
-        body_part=clean(text_of(dataset, "BodyPartExamined")),
-        series_description=clean(text_of(dataset, "SeriesDescription")),
+        kernel=shown(" ".join(str(part) for part in values_of(dataset, "ConvolutionKernel")), dataset),
+        manufacturer=shown(text_of(dataset, "Manufacturer"), dataset),
+        body_part=shown(text_of(dataset, "BodyPartExamined"), dataset),
+        series_description=shown(text_of(dataset, "SeriesDescription"), dataset),
         patient_id=text_of(dataset, "PatientID"),
         is_lossy=is_lossy(dataset),
         is_ours=_is_ours(dataset),
@@ -201,7 +270,8 @@ def _slice_header(
 
 
 def _modality(dataset: pydicom.Dataset) -> str:
-    return clean(text_of(dataset, "Modality")) or _UNKNOWN_MODALITY
+    modality = text_of(dataset, "Modality")
+    return modality if modality in _MODALITIES else _UNKNOWN_MODALITY
 
 
 def _exposure_mas(dataset: pydicom.Dataset) -> float | None:
@@ -226,7 +296,9 @@ def _rescale(dataset: pydicom.Dataset) -> Rescale | None:
 
 def _position_mm(dataset: pydicom.Dataset) -> Vector | None:
     numbers = numbers_of(dataset, "ImagePositionPatient", 3)
-    return (numbers[0], numbers[1], numbers[2]) if numbers else None
+    if numbers is None or max(map(abs, numbers)) > _FARTHEST_MM:
+        return None
+    return numbers[0], numbers[1], numbers[2]
 
 
 def _pixel_spacing_mm(dataset: pydicom.Dataset) -> tuple[float, float] | None:

@@ -14,6 +14,10 @@ from pipeline.hu import AIR_HU, LOWEST_HU
 Stored = npt.NDArray[np.integer]
 
 _HIGHEST_TISSUE_HU: Final = 3071
+_SMALLEST_FLOAT32: Final = float(np.finfo(np.float32).tiny)
+_LARGEST_FLOAT32: Final = float(np.finfo(np.float32).max)
+_HALF_UNIT_FLOAT32: Final = float(np.finfo(np.float32).eps) / 2
+_MOST_BITS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,18 @@ class Rescale:
     def to_hu(self, stored: Stored) -> npt.NDArray[np.float32]:
         """Stored values to float32 HU."""
         return stored.astype(np.float32) * np.float32(self.slope) + np.float32(self.intercept)
+
+    def is_reversible(self, bits_stored: int) -> bool:
+        """Whether `to_stored` gives every stored value of `bits_stored` bits back from its float32 HU.
+
+        float32 rounds the stored value, the slope, their product, the intercept and the sum, each by half a
+        unit in its last place at most. Together that must stay below half a step between stored values.
+        """
+        reach = 2.0 ** min(bits_stored, _MOST_BITS)
+        if not _SMALLEST_FLOAT32 <= self.slope < (_LARGEST_FLOAT32 - abs(self.intercept)) / reach:
+            return False
+        rounding_stored = (4 * reach + 2 * abs(self.intercept) / self.slope) * _HALF_UNIT_FLOAT32
+        return rounding_stored < 0.5
 
     def to_stored(self, hu: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """HU to the nearest whole stored values, not yet clipped to the pixel type."""

@@ -8,6 +8,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import pydicom.config
+
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+"""Malformed values are kept either way; the warnings quote them, wherever a dataset is read or unpickled."""
+
 for _library in ("pydicom", "highdicom"):
     logging.getLogger(_library).addHandler(logging.NullHandler())
     logging.getLogger(_library).propagate = False

@@ -1,43 +1,23 @@
-"""Read the pixels of a series as HU, each slice with its own rescale."""
+"""Read the pixels of a series as HU, each slice with its own rescale; files are opened in a sandbox only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.pixels.utils import pixel_array
 
-from pipeline.dicom.defects import MAX_SLICE_PIXELS
+from pipeline.dicom.decoding import CTSlice, corrupt, decode_slice
 from pipeline.dicom.discovery import SeriesEntry
-from pipeline.dicom.encoding import can_decode, transfer_syntax
-from pipeline.dicom.pixels import Rescale, Stored, padding_mask, rescale_of
-from pipeline.dicom.quiet import quiet_pydicom
-from pipeline.dicom.uids import sha256_hex
-from pipeline.dicom.verdicts import Code, SeriesError, file_finding
-from pipeline.hu import AIR_HU
+from pipeline.dicom.pixels import Stored, rescale_of
+from pipeline.dicom.sandbox import SandboxError, sandbox
 
-
-@dataclass(frozen=True)
-class CTSlice:
-    """One slice in memory.
-
-    Args:
-        header: its dataset, without pixels.
-        hu: (rows, columns) float32 HU; padding pixels hold `AIR_HU`.
-        padding: (rows, columns) bool: pixels outside the field of view, or below `LOWEST_HU`.
-        padding_stored: the stored values at its padding pixels, for writers to put back.
-        pixel_digest: SHA-256 of its stored pixels.
-    """
-
-    header: pydicom.Dataset
-    hu: npt.NDArray[np.float32]
-    padding: npt.NDArray[np.bool_]
-    padding_stored: Stored
-    pixel_digest: str
+__all__ = ["CTSeries", "CTSlice", "corrupt", "read_series", "read_slice", "read_slices"]
 
 
 @dataclass(frozen=True)
@@ -71,22 +51,32 @@ class CTSeries:
         )
 
 
-def read_slices(entry: SeriesEntry, indices: Iterable[int] | None = None) -> Iterator[CTSlice]:
-    """Decode slices of `entry` one after the other; none is kept once the caller lets go of it.
+def read_slices(entry: SeriesEntry, indices: Iterable[int] | None = None) -> Generator[CTSlice]:
+    """Decode slices of `entry`, in the order asked for; none is kept once the caller lets go of it.
+
+    Sandboxed processes decode a few slices ahead while the caller works on one.
 
     Args:
         entry: the series.
         indices: which slices, numbered along the normal; all of them by default.
 
     Raises:
-        SeriesError: a file is gone, damaged, too large or in an encoding that nothing decodes, or its rescale
-            is no longer that of `entry`.
+        SeriesError: a file is gone, damaged, too large or in an encoding that nothing decodes, it crashes its
+            decoder or takes more time or memory than any image needs, or its rescale is no longer that of
+            `entry`.
     """
-    for index in range(len(entry.files)) if indices is None else indices:
-        one = read_slice(entry.files[index], rows=entry.rows, columns=entry.columns)
-        if rescale_of(one.header) != entry.rescales[index]:
-            raise corrupt(entry.files[index], "its rescale changed since it was found")
-        yield one
+    wanted = range(len(entry.files)) if indices is None else list(indices)
+    images = ((entry.files[index], entry.rows, entry.columns, entry.frames[index]) for index in wanted)
+    numbers = iter(wanted)
+    with closing(sandbox().ordered(decode_slice, images)) as decoded:
+        for _, future in decoded:  # zip would keep the last future, and the slice in it
+            index = next(numbers)
+            one = _slice_of(future, entry.files[index])
+            del future
+            if rescale_of(one.header) != entry.rescales[index]:
+                raise corrupt(entry.files[index], "its rescale changed since it was found")
+            yield one
+            del one
 
 
 def read_series(entry: SeriesEntry) -> CTSeries:
@@ -110,51 +100,23 @@ def read_series(entry: SeriesEntry) -> CTSeries:
     return CTSeries(entry, hu, padding, tuple(headers), tuple(padding_stored), tuple(digests))
 
 
-def read_slice(path: Path, *, rows: int, columns: int) -> CTSlice:
-    """Decode one file, which must hold a single frame of `rows` × `columns` pixels.
+def read_slice(path: Path, *, rows: int, columns: int, frame: int | None = None) -> CTSlice:
+    """Decode one image, which must have `rows` × `columns` pixels.
+
+    Args:
+        path: the file.
+        rows: of the matrix.
+        columns: of the matrix.
+        frame: which one of a multi-frame file, from 0; None for a single-frame file.
 
     Raises:
-        SeriesError: it is gone, damaged, too large or in an encoding that nothing decodes.
+        SeriesError: as `read_slices`.
     """
-    with quiet_pydicom():
-        header, rescale, stored = _decode(path, rows, columns)
-        hu = rescale.to_hu(stored)
-        padding = padding_mask(header, stored, hu)
-    hu[padding] = AIR_HU
-    digest = sha256_hex(str(stored.dtype).encode(), np.ascontiguousarray(stored).tobytes())
-    return CTSlice(header, hu, padding, stored[padding], digest)
+    return _slice_of(sandbox().submit(decode_slice, path, rows, columns, frame), path)
 
 
-def corrupt(path: Path, reason: str) -> SeriesError:
-    """A file whose pixels cannot be used; `reason` holds no DICOM text."""
-    message = f"{path.name}: {reason}; copy the file again"
-    return SeriesError(file_finding(Code.CORRUPT_PIXEL_DATA, message, path))
-
-
-def _decode(path: Path, rows: int, columns: int) -> tuple[pydicom.Dataset, Rescale, Stored]:
-    """The header (without pixels), the rescale and the stored values of one file."""
+def _slice_of(future: Future[CTSlice], path: Path) -> CTSlice:
     try:
-        dataset = pydicom.dcmread(path, force=True)
-        syntax = transfer_syntax(dataset)
-        size = int(dataset.Rows), int(dataset.Columns)
-        bits_stored = int(dataset.BitsStored)
-        rescale = rescale_of(dataset)
-        is_single_frame = int(dataset.get("NumberOfFrames") or 1) == 1
-    except Exception as broken:  # noqa: BLE001  hostile files raise anything
-        raise corrupt(path, f"the file cannot be read ({type(broken).__name__})") from None
-    if size != (rows, columns) or not is_single_frame or size[0] * size[1] > MAX_SLICE_PIXELS:
-        raise corrupt(path, f"{size[0]} x {size[1]} pixels now, {rows} x {columns} when found")
-    if not can_decode(syntax, bits_stored):
-        message = f"{path.name}: no decoder for its transfer syntax; store it uncompressed first"
-        raise SeriesError(file_finding(Code.UNSUPPORTED_TRANSFER_SYNTAX, message, path))
-    if "PixelData" not in dataset:
-        raise corrupt(path, "it holds no pixel data")
-    try:
-        dataset.file_meta.TransferSyntaxUID = syntax
-        stored: Stored = pixel_array(dataset, raw=True)
-    except Exception as broken:  # noqa: BLE001  decoders raise anything
-        raise corrupt(path, f"its pixel data cannot be decoded ({type(broken).__name__})") from None
-    if stored.shape != size:
-        raise corrupt(path, f"its pixel data decode to {stored.shape}, its header says {size}")
-    del dataset.PixelData
-    return dataset, rescale, stored
+        return future.result()
+    except SandboxError as death:
+        raise corrupt(path, f"its decoder {death}") from None

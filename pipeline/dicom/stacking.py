@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.dicom.geometry import Geometry, Vector, as_vector, slice_normal
-from pipeline.dicom.headers import SliceHeader
+from pipeline.dicom.headers import SliceHeader, files_of
 from pipeline.dicom.verdicts import Code, Observation
 
 ORIENTATION_TOLERANCE: Final = 1e-3
@@ -40,7 +40,7 @@ class Stack:
 def stack_slices(slices: Sequence[SliceHeader]) -> Stack:
     """Sort by ImagePositionPatient along the slice normal (PS3.3 C.7.6.2.1.1), never by number or file name.
 
-    Slices that cannot be placed stay in order of their paths.
+    Slices that cannot be placed stay in order of their paths, and frames of a file in theirs.
     """
     slices = sorted(slices, key=lambda header: header.path)
     unplaced = [header for header in slices if _plane(header) is None or header.position_mm is None]
@@ -89,7 +89,7 @@ def _plane(header: SliceHeader) -> tuple[Vector, Vector] | None:
 def _unordered(
     slices: Sequence[SliceHeader], culprits: Sequence[SliceHeader], code: Code, message: str
 ) -> Stack:
-    observation = Observation(code, message, tuple(header.path for header in culprits))
+    observation = Observation(code, message, files_of(culprits))
     return Stack(tuple(slices), None, (observation,))
 
 
@@ -143,7 +143,7 @@ def _duplicates(ordered: Sequence[SliceHeader], distances: npt.NDArray[np.float6
         Code.DUPLICATE_POSITION,
         f"{len(culprits)} of {len(ordered)} slices share a position, first at {distances[repeats[0]]:.2f} mm "
         "along the normal; keep one phase or copy per series",
-        tuple(ordered[index].path for index in culprits),
+        files_of(ordered[index] for index in culprits),
     )
 
 
@@ -159,7 +159,7 @@ def _sideways(
     if np.linalg.norm(sideways, axis=1).max() <= tolerance_mm:
         return None
     shear = along_mm @ sideways / (along_mm @ along_mm)
-    files = tuple(header.path for header in ordered)
+    files = files_of(ordered)
     jumps_mm = np.linalg.norm(sideways - np.outer(along_mm, shear), axis=1)
     if jumps_mm.max() <= tolerance_mm:
         angle = np.degrees(np.arctan(np.linalg.norm(shear)))
@@ -183,7 +183,7 @@ def _uneven(ordered: Sequence[SliceHeader], distances: npt.NDArray[np.float64]) 
     off = np.flatnonzero(np.abs(steps - step_mm) > tolerance_mm)
     if not off.size:
         return None
-    files = tuple(ordered[index].path for index in sorted({*off.tolist(), *(off + 1).tolist()}))
+    files = files_of(ordered[index] for index in sorted({*off.tolist(), *(off + 1).tolist()}))
     multiples = np.round(steps[off] / step_mm)
     if np.all(multiples >= 2) and np.all(
         np.abs(steps[off] - multiples * step_mm) <= multiples * tolerance_mm

@@ -45,7 +45,9 @@ class Code(StrEnum):
     LOCALIZER = "LOCALIZER"
     MISSING_UID = "MISSING_UID"
     MULTI_FRAME = "MULTI_FRAME"
+    ENHANCED = "ENHANCED"
     NOT_HU = "NOT_HU"
+    INEXACT_HU = "INEXACT_HU"
     TOO_LARGE = "TOO_LARGE"
     UNSUPPORTED_TRANSFER_SYNTAX = "UNSUPPORTED_TRANSFER_SYNTAX"
     CORRUPT_PIXEL_DATA = "CORRUPT_PIXEL_DATA"
@@ -81,7 +83,9 @@ VERDICTS: Final[Mapping[Code, Mapping[Task, Verdict]]] = MappingProxyType(
         Code.LOCALIZER: _for_all(Verdict.SKIPPED),
         Code.MISSING_UID: _for_all(Verdict.REFUSED),
         Code.MULTI_FRAME: _for_all(Verdict.REFUSED),
+        Code.ENHANCED: MappingProxyType({**_for_all(Verdict.REFUSED), Task.DENOISE: Verdict.DONE}),
         Code.NOT_HU: _for_all(Verdict.REFUSED),
+        Code.INEXACT_HU: _for_all(Verdict.REFUSED),
         Code.TOO_LARGE: _for_all(Verdict.REFUSED),
         Code.UNSUPPORTED_TRANSFER_SYNTAX: _for_all(Verdict.REFUSED),
         Code.CORRUPT_PIXEL_DATA: _for_all(Verdict.FAILED),

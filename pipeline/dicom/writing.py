@@ -66,8 +66,29 @@ def write_file(dataset: pydicom.Dataset, path: Path) -> Path:
 
 
 def save_whole(dataset: pydicom.Dataset, path: Path) -> None:
-    """Save a dataset with its file meta group; the file appears whole or not at all."""
+    """Save a dataset with its file meta group; the file appears whole, or nothing does.
+
+    Raises:
+        OSError: the file cannot be written; `errno` says why.
+        ValueError: the dataset holds a value that cannot be encoded. So do other types of error.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    with quiet_pydicom():
-        dataset.save_as(partial, enforce_file_format=True)
-    os.replace(partial, path)  # noqa: PTH105  the one atomic call
+    try:
+        with quiet_pydicom():
+            dataset.save_as(partial, enforce_file_format=True)
+        os.replace(partial, path)  # noqa: PTH105  the one atomic call
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _as_it_was(error) from None
+        raise
+
+
+def _as_it_was(error: OSError) -> OSError | ValueError:
+    """The error of the disk that pydicom wraps, and empties of its errno; it calls bad values OSError too."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return ValueError("a value that cannot be encoded")

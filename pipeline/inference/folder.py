@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 from pipeline.dicom import Discovery, Verdict, check_is_folder, discover
 from pipeline.errors import DataError
-from pipeline.inference.journal import STAGING, Marker, finished, open_target, rebuild_views, sole_writer
-from pipeline.inference.outcomes import FINISHED, Outcome, Plan, plan_series, stray_file
+from pipeline.inference.journal import STAGING, Marker, cannot_write, open_target
+from pipeline.inference.locks import target_lock
+from pipeline.inference.outcomes import (
+    FINISHED,
+    VIEWS_NOT_WRITTEN,
+    Outcome,
+    Plan,
+    plan_series,
+    stray_file,
+)
 from pipeline.inference.pseudonyms import Pseudonyms
 from pipeline.inference.series_run import SeriesRun
+from pipeline.inference.staging import check_there, clear_staging, probe
 from pipeline.inference.treatment import Treatment
+from pipeline.inference.views import rebuild_views
 from pipeline.inference.workers import carry_out_all
 
 
@@ -32,6 +40,9 @@ class Observer(Protocol):
     def advanced(self, slices: int) -> None:
         """So many more of them are dealt with: processed, found done, or given up."""
 
+    def waiting(self, series: int) -> None:
+        """All others are through, and other runs into the same folder are working on `series` more."""
+
     def settled(self, outcome: Outcome) -> None:
         """A series or a stray file has its verdict."""
 
@@ -46,11 +57,13 @@ def run_folder(
     fixed_clock: datetime | None,
     observer: Observer,
     workers: int = 1,
+    verify: bool = False,
 ) -> tuple[Outcome, ...]:
     """Treat every CT series below `source`; results land in `target/<study>/<series>/`, each folder whole.
 
     A series that an earlier run finished, from the same files with the same recipe and with all its outputs
-    in place, is kept. Whatever happens to one series, the next one is processed.
+    in place, is kept. Whatever happens to one series, the next one is processed. Runs into the same `target`
+    at the same time share the work.
 
     Args:
         source: folder with DICOM files of any name and depth.
@@ -61,25 +74,23 @@ def run_folder(
         fixed_clock: date and time for the written files; None takes the start of the first run into `target`.
         observer: is told what happens.
         workers: series worked on side by side, in processes of their own if more than one.
+        verify: read the files of finished series and their sources again; what differs is done again.
 
     Returns:
-        One outcome per stray file and per series, in the order in which they were settled.
+        One outcome per stray file and per series, in the order in which they were settled; one more, failed,
+        where the views of `target` could not be written.
 
     Raises:
-        DataError: a folder cannot be used, another run writes to `target`, or there is no CT in `source`.
-        OSError: the views of `target` cannot be written.
+        DataError: a folder cannot be used, or there is no CT in `source`.
     """
     check_folders(source, target)
     discovery = discover(source, on_file=observer.looked_at)
     plans = [plan_series(entry, treatment, pseudonyms) for entry in discovery.series]
     _check_anything_to_do(source, discovery, plans)
     strays = [stray_file(finding) for finding in discovery.findings]
-    with sole_writer(target, command=treatment.command):
-        marker = open_target(
-            target, now=fixed_clock or now, key_id=pseudonyms.key_id, command=treatment.command
-        )
-        run = SeriesRun(target, treatment, pseudonyms, fixed_clock or marker.started)
-        return _settle_all(run, marker, strays, plans, workers=workers, observer=observer)
+    marker = open_target(target, now=fixed_clock or now, key_id=pseudonyms.key_id, command=treatment.command)
+    run = SeriesRun(target, treatment, pseudonyms, fixed_clock or marker.started, verify)
+    return _settle_all(run, marker, strays, plans, workers=workers, observer=observer)
 
 
 def check_folders(source: Path, target: Path) -> None:
@@ -102,11 +113,9 @@ def _check_writable(target: Path) -> None:
         if target.is_file():
             raise DataError(f"{target}: a file; name a folder for the results")
         nearest = next(folder for folder in (target, *target.parents) if folder.exists())
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
+        probe(nearest)
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise DataError(f"{target}: cannot write here ({reason}); name another folder") from None
+        raise DataError(f"{target}: {cannot_write(error)}; name another folder") from None
 
 
 def _check_anything_to_do(source: Path, discovery: Discovery, plans: Sequence[Plan]) -> None:
@@ -135,14 +144,46 @@ def _settle_all(
         for outcome in strays:
             observer.settled(outcome)
         observer.planned(sum(plan.passes for plan in plans))
-        with closing(carry_out_all(run, plans, workers=workers, on_slices=observer.advanced)) as as_completed:
+        with closing(
+            carry_out_all(
+                run, plans, workers=workers, on_slices=observer.advanced, on_waiting=observer.waiting
+            )
+        ) as as_completed:
             for outcome in as_completed:
                 outcomes.append(outcome)
                 observer.settled(outcome)
     finally:
-        shutil.rmtree(run.target / STAGING, ignore_errors=True)
-        unfinished = [outcome.journal_line() for outcome in outcomes if outcome.verdict not in FINISHED]
-        rebuild_views(run.target, marker, unfinished)
-        whole = [record for folder, record in finished(run.target) if record.intact(folder)]
-        run.treatment.write_views(run.target, whole)
+        lost = _update_views(run, marker, outcomes)
+        if lost is not None:
+            outcomes.append(lost)
+            observer.settled(lost)
     return tuple(outcomes)
+
+
+def _update_views(run: SeriesRun, marker: Marker, outcomes: Sequence[Outcome]) -> Outcome | None:
+    """Tidy up, and make the views true; an outcome where that fails, for the results themselves are there."""
+    unfinished = [outcome.journal_line() for outcome in outcomes if outcome.verdict not in FINISHED]
+    try:
+        check_there(run.target)
+        with target_lock(run.target):
+            clear_staging(run.target)
+            whole = rebuild_views(run.target, marker, unfinished)
+            run.treatment.write_views(run.target, whole)
+    except OSError as error:
+        _leave_no_remains(run.target)
+        return Outcome(
+            study=None,
+            series=None,
+            verdict=Verdict.FAILED,
+            reason_codes=(VIEWS_NOT_WRITTEN,),
+            files=0,
+            message=f"{run.target}: {cannot_write(error)}; what is finished stays, run again",
+        )
+    return None
+
+
+def _leave_no_remains(target: Path) -> None:
+    """Of a folder that was removed while a series was being written into it; others are not empty."""
+    for folder in (target / STAGING, target):
+        with suppress(OSError):
+            folder.rmdir()

@@ -19,9 +19,9 @@ from pipeline.dicom import (
     discover,
     transfer_syntax_name,
 )
+from pipeline.dicom.elements import printable
+from pipeline.inference.outcomes import FINISHED, UNFIT
 
-UNFIT: Final = frozenset({Verdict.REFUSED, Verdict.FAILED})
-"""Verdicts of what cannot be used as it is."""
 NAMED: Final = 3
 """So many files of a defect are named; the others are counted."""
 
@@ -76,7 +76,9 @@ class SeriesSummary:
         manufacturer: of the scanner.
         kernel: ConvolutionKernel.
         transfer_syntax: name of the encoding of the first slice, `unknown` for one that DICOM does not have.
-        slices: number of files.
+        multi_frame: whether its slices are frames of enhanced CT images.
+        files: number of files.
+        slices: number of slices; of frames where it is multi-frame.
         rows: of the matrix.
         columns: of the matrix.
         pixel_spacing_mm: between rows and between columns.
@@ -97,6 +99,8 @@ class SeriesSummary:
     manufacturer: str | None
     kernel: str | None
     transfer_syntax: str
+    multi_frame: bool
+    files: int
     slices: int
     rows: int
     columns: int
@@ -135,9 +139,17 @@ class Inspection:
         return any(one.is_ct for one in self.series)
 
     @property
+    def can_denoise(self) -> bool:
+        """Whether any series can be denoised, in a volume or slice by slice."""
+        return any(one.tasks[Task.DENOISE].verdict in FINISHED for one in self.series)
+
+    @property
     def exit_code(self) -> int:
-        """0 every CT series can be denoised, 3 some series or files are refused or failed, 1 no CT."""
-        if not self.has_ct:
+        """That of `ldct predict` with a denoiser, as far as headers foretell it.
+
+        0 every CT series can be denoised, 3 some series or files are refused or failed, 1 none can.
+        """
+        if not self.can_denoise:
             return 1
         verdicts = {one.tasks[Task.DENOISE].verdict for one in self.series}
         verdicts |= {one.verdicts[Task.DENOISE] for one in self.other_files}
@@ -179,6 +191,8 @@ def _summary(entry: SeriesEntry, number: int, folder: Path) -> SeriesSummary:
         manufacturer=entry.manufacturer,
         kernel=entry.kernel,
         transfer_syntax=transfer_syntax_name(entry.transfer_syntax_uid),
+        multi_frame=entry.is_multi_frame,
+        files=len(set(entry.files)),
         slices=len(entry.files),
         rows=entry.rows,
         columns=entry.columns,
@@ -203,7 +217,8 @@ def _exposure(exposure_mas: Iterable[float | None]) -> Exposure | None:
     known = [value for value in exposure_mas if value is not None]
     if not known:
         return None
-    return Exposure(mean=sum(known) / len(known), least=min(known), most=max(known), slices=len(known))
+    mean = sum(value / len(known) for value in known)  # a sum of hostile values could be infinite
+    return Exposure(mean=mean, least=min(known), most=max(known), slices=len(known))
 
 
 def _by_code(findings: Iterable[Finding], folder: Path) -> tuple[Defect, ...]:
@@ -220,18 +235,11 @@ def _defect(code: Code, message: str, files: Sequence[Path], folder: Path) -> De
     return Defect(
         code=code,
         verdicts=dict(VERDICTS[code]),
-        message=_printable(message),
+        message=printable(message),
         file_count=len(files),
         files=tuple(_shown(path, folder) for path in files[:NAMED]),
     )
 
 
 def _shown(path: Path, folder: Path) -> str:
-    return _printable(str(path.relative_to(folder)))
-
-
-def _printable(text: str) -> str:
-    """Names may hold terminal codes, or bytes that are no text: these are written out as escapes."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text
-    )
+    return printable(str(path.relative_to(folder)))

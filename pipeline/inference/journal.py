@@ -1,34 +1,31 @@
-"""What lies in an output folder: a marker, a `series.json` per finished series, and views made from them.
+"""What lies in an output folder: a marker, and a `series.json` per finished series.
 
-`series.json` is the truth; it appears together with its series, by one rename. `journal.jsonl` and
-`summary.json` are views: delete them and the next run writes them again. Nothing here names a patient, a
-source file or a UID.
+`series.json` is the truth; it appears together with its series, by one rename, and the views (`views.py`) are
+made from it. Nothing here names a patient, a source file or a UID.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
 
+from pipeline.dicom import Verdict
 from pipeline.errors import DataError
+from pipeline.inference.checksums import sync_files
+from pipeline.inference.locks import LOCK, SERIES_LOCKS, target_lock
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 MARKER: Final = ".ldct.json"
 STAGING: Final = ".staging"
-LOCK: Final = ".lock"
 RECORD: Final = "series.json"
-JOURNAL: Final = "journal.jsonl"
-SUMMARY: Final = "summary.json"
+PREVIEW: Final = "preview.png"
 
 Json = dict[str, Any]
 
@@ -54,10 +51,17 @@ class Marker:
 
 @dataclass(frozen=True)
 class Output:
-    """A file of a finished series: its path inside the series folder and its size."""
+    """A file of a finished series.
+
+    Attributes:
+        path: inside the series folder.
+        bytes: its size.
+        sha256: of its content, in hexadecimal digits.
+    """
 
     path: str
     bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +74,8 @@ class SeriesRecord:
         verdict: `done`, or `slicewise` for a series that is no regular grid.
         reason_codes: why it is not simply `done`.
         input_key: digest of the source files (SOPInstanceUID, size, modification time).
+        source_files: their number.
+        source_sha256: keyed digest of what they hold.
         recipe: everything that decides the result: model hashes, strength, precision, versions.
         clock: date and time that the written files carry.
         shape: slices, rows, columns.
@@ -77,14 +83,17 @@ class SeriesRecord:
         volumes_ml: volume of each segment.
         timings_s: seconds per step.
         outputs: every other file of the folder.
+        unfamiliar: what is unlike the training of the networks, in words; absent where nothing is.
         simulated: how a lower dose was simulated, see `pairs.Simulated`; absent from other records.
     """
 
     study: str
     series: str
-    verdict: str
+    verdict: Verdict
     reason_codes: tuple[str, ...]
     input_key: str
+    source_files: int
+    source_sha256: str
     recipe: Mapping[str, Any]
     clock: str
     shape: tuple[int, int, int]
@@ -92,66 +101,44 @@ class SeriesRecord:
     volumes_ml: Mapping[str, float]
     timings_s: Mapping[str, float]
     outputs: tuple[Output, ...]
+    unfamiliar: tuple[str, ...] = ()
     simulated: Mapping[str, Any] | None = None
 
     def to_json(self) -> Json:
         """The content of the file."""
         content = asdict(self)
-        if self.simulated is None:
-            del content["simulated"]
+        for name in ("unfamiliar", "simulated"):
+            if not content[name]:
+                del content[name]
         return content
 
     def intact(self, folder: Path) -> bool:
         """Whether every output is still there, with its size."""
-        return all(
-            (folder / output.path).is_file() and (folder / output.path).stat().st_size == output.bytes
-            for output in self.outputs
-        )
-
-    def journal_line(self, folder: Path) -> Json:
-        """The record in short, as the journal shows it."""
-        line = self.to_json()
-        outputs = line.pop("outputs")
-        line["files"] = len(outputs)
-        if not self.intact(folder):
-            line["verdict"], line["reason_codes"] = "failed", ["OUTPUT_MISSING"]
-        return line
+        return all(_size(folder / output.path) == output.bytes for output in self.outputs)
 
 
-@contextmanager
-def sole_writer(target: Path, *, command: str) -> Iterator[None]:
-    """Keep other runs out of `target`, which is made if absent.
-
-    The empty lock file stays: while one run removed it, two others could both hold a lock of that name.
-
-    Raises:
-        DataError: the folder holds something else, or another run writes to it.
-    """
-    _check_ours_or_empty(target, command)
-    target.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(target / LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise DataError(
-            f"{target}: another run is writing to it; wait for it, or name another folder"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+_RECORDS: Final = TypeAdapter(SeriesRecord)
 
 
 def open_target(target: Path, *, now: datetime, key_id: str, command: str) -> Marker:
-    """Make `target` ours, or read the marker of an earlier run; `sole_writer` holds it.
+    """Make `target` ours, or read its marker; two runs that start at once both get the same one.
 
     Raises:
-        DataError: the folder was written under another pseudonym secret, or its marker cannot be used.
+        DataError: the folder holds something else, cannot be written, was written under another pseudonym
+            secret or by another version, or its marker cannot be used.
     """
+    _check_ours_or_empty(target, command)
     path = target / MARKER
-    if not path.exists():
-        write_json(path, Marker(now, key_id, command).to_json())
-    marker = _read_marker(path, command)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with target_lock(target):
+            if not path.exists():
+                write_json(path, Marker(now, key_id, command).to_json())
+                sync_files([target])
+        marker = _read_marker(path, command)
+        (target / SERIES_LOCKS).mkdir(exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{target}: {cannot_write(error)}; name another folder") from None
     if marker.key_id != key_id:
         raise DataError(
             f"{target}: its pseudonyms were made with another secret ({marker.key_id}, here it is {key_id}); "
@@ -160,15 +147,16 @@ def open_target(target: Path, *, now: datetime, key_id: str, command: str) -> Ma
     return marker
 
 
+def cannot_write(error: OSError) -> str:
+    """Why a folder takes no results, in words."""
+    return f"cannot write here ({error.strerror or type(error).__name__})"
+
+
 def read_record(folder: Path) -> SeriesRecord | None:
     """The record of a finished series folder; None where there is none that can be trusted."""
     try:
-        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        content["outputs"] = tuple(Output(**output) for output in content["outputs"])
-        content["shape"] = tuple(content["shape"])
-        content["reason_codes"] = tuple(content["reason_codes"])
-        return SeriesRecord(**content)
-    except (OSError, ValueError, KeyError, TypeError):
+        return _RECORDS.validate_json((folder / RECORD).read_bytes())
+    except (OSError, ValueError):
         return None
 
 
@@ -180,41 +168,34 @@ def finished(target: Path) -> Iterator[tuple[Path, SeriesRecord]]:
             yield path.parent, record
 
 
-def rebuild_views(target: Path, marker: Marker, unfinished: Sequence[Json]) -> None:
-    """Write `journal.jsonl` and `summary.json`: finished series, then what the last run left unfinished."""
-    lines = [record.journal_line(folder) for folder, record in finished(target)]
-    lines.extend(unfinished)
-    head = marker.to_json()
-    write_text(target / JOURNAL, "".join(json.dumps(line, sort_keys=True) + "\n" for line in [head, *lines]))
-    summary = {
-        **head,
-        "verdicts": dict(sorted(Counter(line["verdict"] for line in lines).items())),
-        "reason_codes": dict(
-            sorted(Counter(code for line in lines for code in line["reason_codes"]).items())
-        ),
-        "slices": sum(line["shape"][0] for line in lines if "shape" in line),
-    }
-    write_json(target / SUMMARY, summary)
-
-
 def write_json(path: Path, content: Json) -> None:
     """Write readable JSON, whole or not at all."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a text file, whole or not at all; no other process may write it meanwhile.
+
+    What a killed run leaves of it has a name that the next one takes again.
+    """
+    part = path.with_name(f".{path.name}.part")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        with part.open("w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(part).chmod(0o644)
-        Path(part).replace(path)
+        part.replace(path)
     except BaseException:
-        Path(part).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file; None where there is none."""
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except OSError:
+        return None
 
 
 def _signature(command: str) -> str:
@@ -223,8 +204,10 @@ def _signature(command: str) -> str:
 
 
 def _check_ours_or_empty(target: Path, command: str) -> None:
-    ours = (target / MARKER).exists()
-    if not ours and target.is_dir() and any(path.name != LOCK for path in target.iterdir()):
+    """Another run may be making the folder: it writes the lock first, then the marker, then all else."""
+    first = {LOCK, f".{MARKER}.part"}
+    others = target.is_dir() and any(path.name not in first for path in target.iterdir())
+    if others and not (target / MARKER).exists():
         raise DataError(f"{target}: not empty and not written by ldct {command}; name a new or empty folder")
 
 

@@ -11,14 +11,15 @@ from typing import Any
 import torch
 
 from pipeline import __version__
-from pipeline.dicom import Geometry, SeriesEntry, Task
+from pipeline.dicom import CTSlice, Geometry, SeriesEntry, Task
+from pipeline.dose.field_of_view import field_of_view
 from pipeline.inference.journal import SeriesRecord
 from pipeline.inference.method import Method
 from pipeline.inference.pairs import Simulated, write_pairs
 from pipeline.inference.partners import PartnerWriter
 from pipeline.inference.pseudonyms import Pseudonyms
 from pipeline.inference.scan_model import model_scan
-from pipeline.inference.survey import survey_series
+from pipeline.inference.survey import Visible, survey_series
 from pipeline.inference.treatment import Measured, OnSlices, Stopwatch
 
 
@@ -66,7 +67,7 @@ class LowDose:
         """Write `normal_dose/`, a folder per dose and a preview (see `treatment.Treatment`)."""
         watch = Stopwatch()
         with watch.step("survey"):
-            survey = survey_series(entry)
+            survey = survey_series(entry, _in_field_of_view)
         with watch.step("calibrate"):
             model = model_scan(entry, grid, survey, self.method, self.device)
         partners = PartnerWriter(entry, folder, clock, self.method, survey, model, watch)
@@ -90,6 +91,12 @@ class LowDose:
     def write_views(self, target: Path, finished: Sequence[SeriesRecord]) -> None:
         """The manifest of the pairs."""
         write_pairs(target, finished, seed=self.method.seed)
+
+
+def _in_field_of_view(one: CTSlice) -> Visible:
+    hu, padding = torch.from_numpy(one.hu[None]), torch.from_numpy(one.padding[None])
+    visible: Visible = field_of_view(hu, padding)[0].numpy()
+    return visible
 
 
 def _sd(hu: float | None) -> str:

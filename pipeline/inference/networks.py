@@ -1,9 +1,10 @@
-"""Bundles made ready to run, and CT volumes sent through them in batches of slices."""
+"""Bundles made ready to run, and slices sent through them in batches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +13,23 @@ from torch import Tensor, nn
 
 from pipeline.bundle import Bundle
 from pipeline.dicom import SegmentLabel
+from pipeline.errors import BundleError, ConfigError
 from pipeline.hu import AIR_HU
-from pipeline.inference.treatment import OnSlices
+from pipeline.inference.treatment import UnfitSeriesError
 from pipeline.models.apply import class_logits, restore_hu
 from pipeline.models.precision import Precision
+
+TILE_PIXELS: Final = 512
+"""Side of the largest slice that goes through a denoiser whole: the scanners' usual matrix."""
+NOT_FINITE: Final = "NOT_FINITE"
+"""Reason code of a series for which a network gives values that are no numbers."""
+TOO_SMALL: Final = "TOO_SMALL"
+"""Reason code of a series whose slices are smaller than the denoiser can take."""
+
+_TRIAL_PIXELS: Final = 64
+_BATCH_SLICES: Final = {"cuda": 8}
+"""Slices that fill a GPU. A CPU is full with one, and further ones only cost memory and cache: 96 features
+take 0.7 GB per slice of 512 x 512 in float32."""
 
 Volume = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -32,6 +46,7 @@ class Network:
         device: where it runs.
         precision: arithmetic of its layers; sums on HU stay float32.
         batch_slices: slices per forward pass.
+        tile_pixels: a denoiser takes slices with a longer side in tiles of this side.
     """
 
     bundle: Bundle
@@ -39,88 +54,122 @@ class Network:
     device: torch.device
     precision: Precision
     batch_slices: int
+    tile_pixels: int = TILE_PIXELS
 
     @classmethod
     def load(
-        cls, bundle: Bundle, *, device: torch.device, precision: Precision, batch_slices: int
+        cls,
+        bundle: Bundle,
+        *,
+        device: torch.device,
+        precision: Precision,
+        batch_slices: int | None = None,
+        tile_pixels: int = TILE_PIXELS,
     ) -> Network:
-        """Build the model of `bundle` on `device`.
+        """Build the model of `bundle` on `device`; without `batch_slices` the device decides.
 
         Raises:
-            BundleError: the weights do not fit the architecture.
+            BundleError: the weights do not fit the architecture, or the network is not of its kind.
+            ConfigError: the tiles are no larger than what has to overlap.
         """
         module = bundle.model().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(bundle, module, device, precision, batch_slices)
+        _check_channels(bundle, module, device)
+        overlap = 2 * getattr(module, "receptive_radius", 0)
+        if tile_pixels <= overlap:
+            raise ConfigError(
+                f"tile_pixels {tile_pixels}: neighbouring tiles of {bundle.architecture} share {overlap} "
+                f"pixels; name more than that, or leave it at {TILE_PIXELS}"
+            )
+        return cls(
+            bundle,
+            module,
+            device,
+            precision,
+            batch_slices or _BATCH_SLICES.get(device.type, 1),
+            tile_pixels,
+        )
 
     @property
     def bf16(self) -> bool:
         """Whether the layers run in bfloat16."""
         return self.precision == "bf16"
 
+    def tiles(self, rows: int, columns: int) -> bool:
+        """Whether slices of this matrix are taken in tiles."""
+        return max(rows, columns) > self.tile_pixels
 
-def denoise(
-    network: Network, hu: Volume, padding: Mask, *, strength: float = 1.0, on_slices: OnSlices | None = None
-) -> Volume:
-    """Denoise a series slice by slice.
+
+def check_matrix(network: Network, rows: int, columns: int) -> None:
+    """Refuse slices that are too small for a network.
+
+    Raises:
+        UnfitSeriesError: they are.
+    """
+    least = getattr(network.module, "smallest_side", 1)
+    if min(rows, columns) < least:
+        raise UnfitSeriesError(
+            TOO_SMALL,
+            f"slices of {rows} x {columns} pixels, {network.bundle.name} needs at least {least} x {least}; "
+            "leave the series out",
+        )
+
+
+def denoise(network: Network, hu: Volume, padding: Mask, *, strength: float = 1.0) -> Volume:
+    """Denoise slices; each on its own.
 
     Args:
         network: of a denoiser's bundle.
-        hu: (S, R, C) HU; slices need not form a regular grid.
-        padding: (S, R, C), true outside the field of view: air for the network, unchanged in the result.
+        hu: (n, rows, columns) HU; slices need not form a regular grid.
+        padding: (n, rows, columns), true outside the field of view: air for the network, unchanged in the
+            result.
         strength: share of the network's correction that is added; at 0 the result equals `hu` bit for bit.
-        on_slices: told the number of slices of each finished batch.
 
     Returns:
-        (S, R, C) HU.
+        (n, rows, columns) HU.
 
     Raises:
         ValueError: `strength` is outside 0..1, or the bundle is not a denoiser's.
-        FloatingPointError: the network gave values that are not finite.
+        UnfitSeriesError: the network gives values that are not finite.
     """
     scale = network.bundle.scale
     if scale is None:
         raise ValueError(f"a denoiser is needed, got a bundle of kind {network.bundle.kind}")
     if not 0.0 <= strength <= 1.0:
         raise ValueError(f"strength must lie in 0..1, got {strength}")
+    tile_pixels = network.tile_pixels if network.tiles(*hu.shape[1:]) else None
     denoised = hu.copy()
-    for part, images in _batches(network, hu, padding, on_slices):
-        restored = restore_hu(network.module, images, scale, bf16=network.bf16)[:, 0].cpu().numpy()
-        if not np.isfinite(restored).all():
-            raise FloatingPointError("the denoiser gave values that are not finite")
+    for part, images in _batches(network, hu, padding):
+        restored_hu = restore_hu(network.module, images, scale, bf16=network.bf16, tile_pixels=tile_pixels)
+        _check_finite(network, restored_hu)
         inside = ~padding[part]
         source = hu[part][inside]
-        denoised[part][inside] = source + np.float32(strength) * (restored[inside] - source)
+        correction = restored_hu[:, 0].cpu().numpy()[inside] - source
+        denoised[part][inside] = source + np.float32(strength) * correction
     return denoised
 
 
-def segment(
-    network: Network,
-    hu: Volume,
-    padding: Mask,
-    *,
-    spacing_mm: tuple[float, float],
-    on_slices: OnSlices | None = None,
-) -> LabelMap:
-    """Label every voxel of a series.
+def segment(network: Network, hu: Volume, padding: Mask, *, spacing_mm: tuple[float, float]) -> LabelMap:
+    """Label every pixel of some slices; each on its own, and always whole.
 
     Args:
         network: of a segmenter's bundle.
-        hu: (S, R, C) HU.
-        padding: (S, R, C), true outside the field of view: air for the network, background in the result.
+        hu: (n, rows, columns) HU.
+        padding: (n, rows, columns), true outside the field of view: air for the network, background in the
+            result.
         spacing_mm: (row, column) spacing.
-        on_slices: told the number of slices of each finished batch.
 
     Returns:
-        (S, R, C) class of each voxel, 0 for background.
+        (n, rows, columns) class of each pixel, 0 for background.
 
     Raises:
         ValueError: the bundle is not a segmenter's.
+        UnfitSeriesError: the network gives values that are not finite.
     """
     bundle = network.bundle
     if bundle.kind != "segmenter" or bundle.window is None:
         raise ValueError(f"a segmenter is needed, got a bundle of kind {bundle.kind}")
     label_map = np.zeros(hu.shape, np.uint8)
-    for part, images in _batches(network, hu, padding, on_slices):
+    for part, images in _batches(network, hu, padding):
         logits = class_logits(
             network.module,
             images,
@@ -129,6 +178,7 @@ def segment(
             input_spacing_mm=bundle.input_spacing_mm,
             bf16=network.bf16,
         )
+        _check_finite(network, logits)
         label_map[part] = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
     label_map[padding] = 0
     return label_map
@@ -148,12 +198,29 @@ def segment_labels(network: Network) -> tuple[SegmentLabel, ...]:
     )
 
 
-def _batches(
-    network: Network, hu: Volume, padding: Mask, on_slices: OnSlices | None
-) -> Iterator[tuple[slice, Tensor]]:
+@torch.no_grad()
+def _check_channels(bundle: Bundle, module: nn.Module, device: torch.device) -> None:
+    """An image from a denoiser, a class per label and the background from a segmenter."""
+    wanted = 1 if bundle.kind == "denoiser" else len(bundle.labels) + 1
+    channels = module(torch.zeros(1, 1, _TRIAL_PIXELS, _TRIAL_PIXELS, device=device)).shape[1]
+    if channels != wanted:
+        raise BundleError(
+            f"bundle {bundle.name}: its network gives {channels} channels, a {bundle.kind} has {wanted}; "
+            "train it again"
+        )
+
+
+def _batches(network: Network, hu: Volume, padding: Mask) -> Iterator[tuple[slice, Tensor]]:
     for first in range(0, len(hu), network.batch_slices):
         part = slice(first, min(first + network.batch_slices, len(hu)))
         images = np.where(padding[part], np.float32(AIR_HU), hu[part])
         yield part, torch.from_numpy(images).unsqueeze(1).to(network.device)
-        if on_slices is not None:
-            on_slices(part.stop - part.start)
+
+
+def _check_finite(network: Network, values: Tensor) -> None:
+    if not torch.isfinite(values).all():
+        raise UnfitSeriesError(
+            NOT_FINITE,
+            f"{network.bundle.name} gives values that are not finite for these images; "
+            "try it with precision fp32, else train it again",
+        )

@@ -9,6 +9,7 @@ from typing import Final
 from pipeline.dicom import Finding, Geometry, SeriesEntry, Task, Verdict
 from pipeline.inference.journal import Json
 from pipeline.inference.pseudonyms import Pseudonyms
+from pipeline.inference.source_files import SourceFiles
 from pipeline.inference.treatment import Treatment
 
 FINISHED: Final = frozenset({Verdict.DONE, Verdict.SLICEWISE})
@@ -17,8 +18,16 @@ UNEXPECTED_ERROR: Final = "UNEXPECTED_ERROR"
 """Reason code of a series that failed for a reason no other code names."""
 DISK_FULL: Final = "DISK_FULL"
 """Reason code of a series whose results did not fit."""
+NOT_WRITABLE: Final = "NOT_WRITABLE"
+"""Reason code of a series whose results had no folder to go to: read-only, or gone since the run began."""
 SOURCE_VANISHED: Final = "SOURCE_VANISHED"
 """Reason code of a series with a file that was there when the run began."""
+SOURCE_CHANGED: Final = "SOURCE_CHANGED"
+"""Reason code of a series with a file that was another when the run began."""
+OUTPUT_MISSING: Final = "OUTPUT_MISSING"
+"""Reason code of a finished series whose files are gone, or of another size."""
+VIEWS_NOT_WRITTEN: Final = "VIEWS_NOT_WRITTEN"
+"""Reason code of a run whose journal is not that of its results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +39,7 @@ class Outcome:
         series: pseudonym of the series; None for a stray file.
         verdict: `done`, `slicewise`, `skipped`, `refused` or `failed`.
         reason_codes: stable codes; empty when simply done.
-        files: number of source files.
+        files: number of source files; 0 for the views of the folder.
         message: for the terminal only, as it may name source files.
         reused: an earlier run had finished it.
         remark: the result in a few words, for the terminal, with the codes that it explains.
@@ -66,12 +75,14 @@ class Plan:
 
     Attributes:
         entry: the series.
+        source: its files, as they were when its headers had been read.
         planned: the outcome if all goes well; without a finished verdict nothing is done.
         grid: its regular grid, if it has one.
         passes: slices to work on, counted once per pass of the treatment.
     """
 
     entry: SeriesEntry
+    source: SourceFiles
     planned: Outcome
     grid: Geometry | None
     passes: int
@@ -80,18 +91,20 @@ class Plan:
 def plan_series(entry: SeriesEntry, treatment: Treatment, pseudonyms: Pseudonyms) -> Plan:
     """Foresee the verdict of a series from its headers, and name it."""
     finding, verdict = _judge(entry, treatment.tasks)
+    source = SourceFiles.of(entry)
     outcome = Outcome(
         study=pseudonyms.name("study", entry.study_uid or entry.series_uid),
         series=pseudonyms.name("series", entry.series_uid, str(entry.part)),
         verdict=verdict,
         reason_codes=() if finding is None else (str(finding.code),),
-        files=len(entry.files),
+        files=len(source),
         message="" if finding is None else finding.message,
     )
     if verdict not in FINISHED:
-        return Plan(entry, outcome, grid=None, passes=0)
+        return Plan(entry, source, outcome, grid=None, passes=0)
     grid = entry.geometry if entry.finding(Task.SEGMENT) is None else None
-    return Plan(entry, outcome, grid, treatment.passes(len(entry.files), has_grid=grid is not None))
+    passes = treatment.passes(len(entry.files), has_grid=grid is not None)
+    return Plan(entry, source, outcome, grid, passes)
 
 
 def _judge(entry: SeriesEntry, tasks: Sequence[Task]) -> tuple[Finding | None, Verdict]:

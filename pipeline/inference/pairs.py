@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,14 +103,17 @@ def write_pairs(target: Path, finished: Sequence[SeriesRecord], *, seed: int) ->
         for path in (split, manifest):
             path.unlink(missing_ok=True)
         return
-    with tempfile.TemporaryDirectory(dir=target, prefix=f".{MANIFEST}.") as scratch:
-        staged = Path(scratch)
+    staged = target / f".{MANIFEST}"
+    shutil.rmtree(staged, ignore_errors=True)  # of a run that was killed; only one at a time writes the views
+    try:
         write_manifest(staged, cases)
         write_split(staged, SPLIT, holdout_roles(cases, seed))
         split.parent.mkdir(parents=True, exist_ok=True)
         split.unlink(missing_ok=True)  # a split that is missing is noticed, one of other cases may not be
         (staged / manifest.name).replace(manifest)
         (staged / "splits" / split.name).replace(split)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def _cases_of(record: SeriesRecord) -> Iterator[ManifestCase]:

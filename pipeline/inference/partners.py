@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import islice
@@ -15,10 +14,10 @@ import torch
 
 from pipeline.data.archives.identity import names_a_patient
 from pipeline.dicom import CTSlice, DerivedSeriesWriter, SeriesEntry, read_slices, simulated_dose
-from pipeline.dicom.writing import slice_file_name
 from pipeline.dose.field_of_view import field_of_view
 from pipeline.dose.insertion import insert_noise
 from pipeline.hu import body_region
+from pipeline.inference.journal import PREVIEW
 from pipeline.inference.method import Method
 from pipeline.inference.pairs import (
     NORMAL_DOSE,
@@ -32,9 +31,9 @@ from pipeline.inference.read_back import check_slice
 from pipeline.inference.scan_model import ScanModel
 from pipeline.inference.survey import Survey
 from pipeline.inference.treatment import Measured, Stopwatch
+from pipeline.inference.untouched import link_files
 from pipeline.manifest import folder_sha256
 
-PREVIEW: Final = "preview.png"
 PATIENT_BY_STUDY: Final = "PATIENT_BY_STUDY"
 """Reason code of a series whose PatientID is empty or a placeholder: its study stands for the patient."""
 
@@ -110,7 +109,7 @@ class PartnerWriter:
     def conclude(self, pseudonyms: Pseudonyms) -> Measured:
         """Link the normal dose, draw the preview, and say what came out."""
         with self._watch.step("link"):
-            _link(self._entry.files, self._folder / NORMAL_DOSE)
+            link_files(self._entry.files, self._folder / NORMAL_DOSE)
         with self._watch.step("preview"):
             save_dose_preview(
                 self._folder / PREVIEW, self._shown[0], self._shown[1], self._doses, self._entry.body_part
@@ -197,14 +196,3 @@ class PartnerWriter:
                 for dose, images in zip(self._doses, achieved, strict=True)
             ),
         )
-
-
-def _link(files: Sequence[Path], folder: Path) -> None:
-    """Hard links under neutral names in slice order; copies where the file system has no links."""
-    folder.mkdir()
-    for index, path in enumerate(files):
-        source, target = path.resolve(), folder / slice_file_name(index)
-        try:
-            target.hardlink_to(source)
-        except OSError:
-            shutil.copyfile(source, target)

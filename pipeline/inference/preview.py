@@ -1,14 +1,15 @@
-"""A picture of the middle slice for a quick look: source, result, difference, segments."""
+"""A picture of one slice for a quick look: source, result, difference, segments."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.dicom import CTSeries, SegmentLabel
+from pipeline.dicom import SegmentLabel
 from pipeline.figures import Panel, save_panels
 from pipeline.hu import HUWindow, display_window
 from pipeline.inference.networks import LabelMap, Volume
@@ -17,29 +18,40 @@ DIFFERENCE = HUWindow(low=-30.0, high=30.0)
 _DIFFERENCE_PERCENTILE = 99.0
 
 
-def save_preview(
-    path: Path,
-    series: CTSeries,
-    denoised_hu: Volume | None,
-    label_map: LabelMap | None,
-    labels: Sequence[SegmentLabel],
-) -> None:
-    """Write the middle slice as one row of panels; titles hold no text from the DICOM headers.
+@dataclass(frozen=True)
+class Shown:
+    """The slice that a preview shows.
 
-    The first label, the body that the organs lie in, is not coloured.
+    Attributes:
+        source_hu: (rows, columns) HU.
+        denoised_hu: (rows, columns) HU, if there is a denoiser.
+        label_map: (rows, columns), if there is a segmentation.
     """
-    middle = len(series.hu) // 2
-    window = display_window(series.entry.body_part)
-    source = series.hu[middle]
-    row = [Panel(source, window, title="source")]
-    shown = source
-    if denoised_hu is not None:
-        shown = denoised_hu[middle]
-        row.append(Panel(shown, window, title="denoised"))
-        row.append(Panel(shown - source, DIFFERENCE, title="denoised - source", diverging=True))
-    if label_map is not None:
+
+    source_hu: Volume
+    denoised_hu: Volume | None = None
+    label_map: LabelMap | None = None
+
+
+def save_preview(path: Path, shown: Shown, labels: Sequence[SegmentLabel], body_part: str | None) -> None:
+    """Write a slice as one row of panels; titles hold no text from the DICOM headers.
+
+    Args:
+        path: the picture.
+        shown: the slice.
+        labels: of its label map; the first one, the body that the organs lie in, is not coloured.
+        body_part: decides the display window.
+    """
+    window = display_window(body_part)
+    row = [Panel(shown.source_hu, window, title="source")]
+    result = shown.source_hu
+    if shown.denoised_hu is not None:
+        result = shown.denoised_hu
+        row.append(Panel(result, window, title="denoised"))
+        row.append(Panel(result - shown.source_hu, DIFFERENCE, title="denoised - source", diverging=True))
+    if shown.label_map is not None:
         colours = {label.value: label.rgb for label in labels[1:]}
-        row.append(Panel(shown, window, title="segmentation", labels=label_map[middle], colours=colours))
+        row.append(Panel(result, window, title="segmentation", labels=shown.label_map, colours=colours))
     save_panels(path, [row])
 
 

@@ -1,53 +1,53 @@
-"""Trained networks as a treatment: read, denoise, segment, write, read back and compare."""
+"""Trained networks as a treatment: a series is surveyed, found like the training or not, and restored."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, Final, Literal
 
 from pipeline import __version__
-from pipeline.dicom import (
-    CTSeries,
-    Derivation,
-    Geometry,
-    SegmentLabel,
-    SeriesEntry,
-    Task,
-    read_series,
-    write_derived_series,
-    write_segmentation,
-)
-from pipeline.inference.journal import SeriesRecord
-from pipeline.inference.networks import LabelMap, Network, Volume, denoise, segment, segment_labels
-from pipeline.inference.preview import save_preview
-from pipeline.inference.read_back import check_slice
-from pipeline.inference.treatment import Measured, OnSlices, Stopwatch
+from pipeline.dicom import Derivation, Geometry, SeriesEntry, Task
+from pipeline.inference.familiarity import BOTH_DOSES, LOW_DOSE, SeriesFacts, unfamiliar
+from pipeline.inference.journal import PREVIEW, SeriesRecord
+from pipeline.inference.networks import Network, check_matrix
+from pipeline.inference.preview import Shown, save_preview
+from pipeline.inference.restorer import Applied, Restored, SeriesRestorer
+from pipeline.inference.survey import Survey, survey_series
+from pipeline.inference.treatment import Measured, OnSlices, Stopwatch, UnfitSeriesError
+from pipeline.inference.untouched import link_files
 from pipeline.metrics.noise import global_noise_sd_hu
 
-DENOISED = "denoised"
-SEGMENTATION = "segmentation.dcm"
-PREVIEW = "preview.png"
-NOTHING_SEGMENTED = "NOTHING_SEGMENTED"
+UNTOUCHED: Final = "untouched"
+NOTHING_SEGMENTED: Final = "NOTHING_SEGMENTED"
 """Reason code of a series in which the segmenter saw background only."""
-OTHER_TRAINING = "OTHER_TRAINING"
+OTHER_TRAINING: Final = "OTHER_TRAINING"
 """Reason code of a series whose denoiser was not trained on low dose."""
+UNFAMILIAR: Final = "UNFAMILIAR"
+"""Reason code of a series that is unlike what the networks were trained on."""
+UNFAMILIAR_PASSED: Final = "UNFAMILIAR_PASSED"
+"""Reason code of such a series when it was handed on untouched."""
+
+OnUnfamiliar = Literal["warn", "pass", "refuse"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Restoration:
     """The networks that a folder goes through.
 
+    A series is read twice and never held: memory is bounded by a few chunks of slices, and by the label map
+    of a segmentation.
+
     Attributes:
         denoiser: network of a denoiser's bundle, or None.
         segmenter: network of a segmenter's bundle, or None; it sees the denoised slices if there are any.
         strength: share of the denoiser's correction, 0..1.
         not_for_diagnosis: write "not for diagnostic use" into the results.
+        on_unfamiliar: what is done with a series unlike the training: treat it with a warning, pass its files
+            on untouched, or refuse it.
+        nifti: write results of a regular grid as NIfTI, too.
 
     Raises:
         ValueError: there is neither a denoiser nor a segmenter.
@@ -57,6 +57,8 @@ class Restoration:
     segmenter: Network | None
     strength: float = 1.0
     not_for_diagnosis: bool = True
+    on_unfamiliar: OnUnfamiliar = "warn"
+    nifti: bool = False
 
     command = "predict"
 
@@ -77,7 +79,10 @@ class Restoration:
             "denoiser": None if self.denoiser is None else _describe(self.denoiser),
             "segmenter": None if self.segmenter is None else _describe(self.segmenter),
             "strength": None if self.denoiser is None else self.strength,
+            "tile_pixels": None if self.denoiser is None else self.denoiser.tile_pixels,
             "not_for_diagnosis": self.not_for_diagnosis,
+            "on_unfamiliar": self.on_unfamiliar,
+            "nifti": self.nifti,
             "product_version": __version__,
         }
 
@@ -92,54 +97,40 @@ class Restoration:
         *,
         grid: Geometry | None,
         clock: datetime,
-        on_slices: OnSlices | None = None,
+        on_slices: OnSlices,
     ) -> Measured:
         """Write the derived series, the segmentation and a preview (see `treatment.Treatment`)."""
-        job = _Job(self, folder, clock, on_slices)
-        with job.watch.step("read"):
-            series = read_series(entry)
-        denoised_hu = _denoise(job, series)
-        hu = series.hu if denoised_hu is None else denoised_hu
-        label_map = None if grid is None else _segment(job, series, hu, grid)
-        labels = () if self.segmenter is None else segment_labels(self.segmenter)
-        with job.watch.step("preview"):
-            save_preview(folder / PREVIEW, series, denoised_hu, label_map, labels)
-        with job.watch.step("measure"):
-            noise = {
-                "before": global_noise_sd_hu(series.hu, series.hu),
-                "after": None if denoised_hu is None else global_noise_sd_hu(series.hu, denoised_hu),
-            }
-        empty = label_map is not None and not label_map.any()
-        codes = {OTHER_TRAINING: self._has_other_training(), NOTHING_SEGMENTED: empty}
-        return Measured(
-            noise_sd_hu=noise,
-            volumes_ml={} if grid is None or label_map is None else _volumes_ml(label_map, labels, grid),
-            timings_s=job.watch.timings_s(),
-            reason_codes=tuple(code for code, applies in codes.items() if applies),
-        )
+        if self.denoiser is not None:
+            check_matrix(self.denoiser, entry.rows, entry.columns)
+        watch = Stopwatch()
+        with watch.step("total"):
+            measured = self._survey_and_treat(entry, folder, grid, clock, on_slices, watch)
+        return replace(measured, timings_s=watch.timings_s())
 
     def remark(self, record: SeriesRecord) -> str:
-        """A warning where the denoiser was trained for something else; else nothing: the verdict says it."""
-        if self.denoiser is None or OTHER_TRAINING not in record.reason_codes:
-            return ""
-        return (
-            f"{OTHER_TRAINING} the denoiser was trained on {self.denoiser.bundle.trained_on}, not on low dose"
-        )
-
-    def _has_other_training(self) -> bool:
-        return self.denoiser is not None and self.denoiser.bundle.trained_on != "low dose"
+        """The warnings with their codes; where there is none, nothing: the verdict says it."""
+        unlike = "; ".join(record.unfamiliar)
+        trained_on = "" if self.denoiser is None else self.denoiser.bundle.trained_on
+        texts = {
+            OTHER_TRAINING: f"the denoiser was trained on {trained_on}, not on low dose",
+            UNFAMILIAR: f"unlike the training: {unlike}",
+            UNFAMILIAR_PASSED: f"handed on untouched, as it is unlike the training: {unlike}",
+        }
+        return "; ".join(f"{code} {texts[code]}" for code in record.reason_codes if code in texts)
 
     def write_views(self, target: Path, finished: Sequence[SeriesRecord]) -> None:
         """Nothing: the journal says it."""
 
-    def derivation(self, network: Network) -> Derivation:
-        """How an object written by `network` says where it comes from."""
+    def derivation(self, network: Network, entry: SeriesEntry) -> Derivation:
+        """How an object made of `entry` by `network` says where it comes from."""
         settings: dict[str, str | float] = {
             "engine": f"torch-{network.device.type}",
             "precision": network.precision,
         }
         if self.denoiser is not None:
             settings["strength"] = self.strength
+            if self.denoiser.tiles(entry.rows, entry.columns):
+                settings["tile pixels"] = self.denoiser.tile_pixels
             if network is not self.denoiser:
                 settings["denoiser"] = self.denoiser.bundle.model_hash
         return Derivation(
@@ -151,6 +142,83 @@ class Restoration:
             not_for_diagnosis=self.not_for_diagnosis,
         )
 
+    def _survey_and_treat(
+        self,
+        entry: SeriesEntry,
+        folder: Path,
+        grid: Geometry | None,
+        clock: datetime,
+        on_slices: OnSlices,
+        watch: Stopwatch,
+    ) -> Measured:
+        with watch.step("survey"):
+            survey = survey_series(entry)
+        with watch.step("measure"):
+            noise_sd_hu = global_noise_sd_hu(survey.hu, survey.hu)
+        unlike = self._unlike_training(entry, survey, noise_sd_hu)
+        if unlike and self.on_unfamiliar == "refuse":
+            raise UnfitSeriesError(
+                UNFAMILIAR,
+                f"unlike the training: {'; '.join(unlike)}; name a network trained on such series, "
+                "or use --on-unfamiliar warn",
+            )
+        if unlike and self.on_unfamiliar == "pass":
+            _pass_on(entry, folder, survey, watch)
+            return Measured(
+                noise_sd_hu={"before": noise_sd_hu, "after": None},
+                reason_codes=(UNFAMILIAR_PASSED,),
+                unfamiliar=unlike,
+            )
+        restored = SeriesRestorer(
+            entry,
+            folder,
+            survey,
+            grid=grid,
+            clock=clock,
+            denoiser=self._applied(self.denoiser, entry),
+            segmenter=self._applied(self.segmenter, entry),
+            strength=self.strength,
+            nifti=self.nifti,
+            watch=watch,
+        ).run(on_slices)
+        return Measured(
+            noise_sd_hu={"before": noise_sd_hu, "after": restored.noise_after_sd_hu},
+            volumes_ml=restored.volumes_ml,
+            reason_codes=self._codes(restored, unlike),
+            unfamiliar=unlike,
+        )
+
+    def _codes(self, restored: Restored, unlike: tuple[str, ...]) -> tuple[str, ...]:
+        codes = {
+            OTHER_TRAINING: self.denoiser is not None and self.denoiser.bundle.trained_on != "low dose",
+            UNFAMILIAR: bool(unlike),
+            NOTHING_SEGMENTED: restored.nothing_segmented,
+        }
+        return tuple(code for code, applies in codes.items() if applies)
+
+    def _applied(self, network: Network | None, entry: SeriesEntry) -> Applied | None:
+        return None if network is None else Applied(network, self.derivation(network, entry))
+
+    def _unlike_training(
+        self, entry: SeriesEntry, survey: Survey, noise_sd_hu: float | None
+    ) -> tuple[str, ...]:
+        """What of the series lies outside the training of any network, each fact once."""
+        facts = SeriesFacts(
+            pixel_spacing_mm=entry.pixel_spacing_mm,
+            slice_thickness_mm=entry.slice_thickness_mm,
+            kernel=entry.kernel,
+            noise_sd_hu=noise_sd_hu,
+            hu=survey.hu,
+            visible=survey.visible,
+        )
+        phrases = [
+            phrase
+            for network, doses in ((self.denoiser, LOW_DOSE), (self.segmenter, BOTH_DOSES))
+            if network is not None
+            for phrase in unfamiliar(network.bundle.fingerprint, facts, noise_of=doses)
+        ]
+        return tuple(dict.fromkeys(phrases))
+
 
 def _describe(network: Network) -> dict[str, str]:
     return {
@@ -161,66 +229,9 @@ def _describe(network: Network) -> dict[str, str]:
     }
 
 
-@dataclass
-class _Job:
-    """A series on its way: where it is written, under which clock, and the seconds of each step."""
-
-    restoration: Restoration
-    folder: Path
-    clock: datetime
-    on_slices: OnSlices | None
-    watch: Stopwatch = field(default_factory=Stopwatch)
-
-
-def _denoise(job: _Job, series: CTSeries) -> Volume | None:
-    network = job.restoration.denoiser
-    if network is None:
-        return None
-    with job.watch.step("denoise"):
-        hu = denoise(
-            network, series.hu, series.padding, strength=job.restoration.strength, on_slices=job.on_slices
-        )
-    with job.watch.step("write"):
-        written = write_derived_series(
-            series, hu, job.folder / DENOISED, derivation=job.restoration.derivation(network), now=job.clock
-        )
-    with job.watch.step("check"):
-        for index, path in enumerate(written):
-            check_slice(path, series.slice_at(index), hu[index], index=index, slices=len(hu))
-    return hu
-
-
-def _segment(job: _Job, series: CTSeries, hu: Volume, grid: Geometry) -> LabelMap | None:
-    network = job.restoration.segmenter
-    if network is None:
-        return None
-    _, row_mm, column_mm = grid.spacing_mm
-    with job.watch.step("segment"):
-        label_map = segment(
-            network, hu, series.padding, spacing_mm=(row_mm, column_mm), on_slices=job.on_slices
-        )
-    if not label_map.any():
-        return label_map
-    body, *organs = segment_labels(network)
-    with job.watch.step("write"):
-        write_segmentation(
-            series,
-            label_map,
-            organs or [body],
-            job.folder / SEGMENTATION,
-            derivation=job.restoration.derivation(network),
-            now=job.clock,
-            whole_body=body if organs else None,
-        )
-    return label_map
-
-
-def _volumes_ml(label_map: LabelMap, labels: Sequence[SegmentLabel], grid: Geometry) -> dict[str, float]:
-    """Volume of each organ, and of the body with its organs."""
-    voxel_ml = math.prod(grid.spacing_mm) / 1000
-    voxels = np.bincount(label_map.ravel(), minlength=len(labels) + 1)
-    body, *organs = labels
-    return {
-        body.name: round(int(voxels[1:].sum()) * voxel_ml, 2),
-        **{organ.name: round(int(voxels[organ.value]) * voxel_ml, 2) for organ in organs},
-    }
+def _pass_on(entry: SeriesEntry, folder: Path, survey: Survey, watch: Stopwatch) -> None:
+    """The source's own files, and a picture of one slice."""
+    with watch.step("write"):
+        link_files(entry.files, folder / UNTOUCHED)
+    with watch.step("preview"):
+        save_preview(folder / PREVIEW, Shown(survey.hu[len(survey.hu) // 2]), (), entry.body_part)

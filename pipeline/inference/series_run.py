@@ -2,48 +2,50 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
-import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Final
 
-from pipeline.dicom import SeriesEntry, SeriesError, Verdict
-from pipeline.errors import PipelineError
-from pipeline.inference.journal import RECORD, STAGING, Output, SeriesRecord, read_record, write_json
-from pipeline.inference.outcomes import (
-    DISK_FULL,
-    FINISHED,
-    SOURCE_VANISHED,
-    UNEXPECTED_ERROR,
-    Outcome,
-    Plan,
-)
+from pipeline.errors import DataError
+from pipeline.inference.checksums import sha256_of_files
+from pipeline.inference.failures import judge_failure
+from pipeline.inference.journal import RECORD, SeriesRecord, read_record, write_json
+from pipeline.inference.locks import series_lock
+from pipeline.inference.outcomes import FINISHED, Outcome, Plan
 from pipeline.inference.pseudonyms import Pseudonyms
-from pipeline.inference.treatment import OnSlices, Treatment, UnfitSeriesError
-
-_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+from pipeline.inference.source_files import SourceFiles
+from pipeline.inference.staging import check_there, publish, settle_outputs, staging_folder
+from pipeline.inference.treatment import OnSlices, Stopwatch, Treatment
 
 
 @dataclass(frozen=True)
 class SeriesRun:
-    """What all series of one run share; picklable if its treatment is."""
+    """What all series of one run share; picklable if its treatment is.
+
+    Attributes:
+        target: folder of the results, which is ours.
+        treatment: what is done to each series.
+        pseudonyms: keys for what source files hold.
+        clock: date and time that the written files carry.
+        verify: read finished series and their sources again instead of believing size and time.
+    """
 
     target: Path
     treatment: Treatment
     pseudonyms: Pseudonyms
     clock: datetime
+    verify: bool = False
 
-    def carry_out(self, plan: Plan, on_slices: OnSlices) -> Outcome:
+    def carry_out(self, plan: Plan, on_slices: OnSlices) -> Outcome | None:
         """Finish one series, or say why not; nothing that happens to it reaches the others.
 
         Args:
             plan: of the series.
             on_slices: told of `plan.passes` slices in all, however the series ends.
+
+        Returns:
+            The outcome; None, and no slices told of, where another run is working on the series.
         """
         if plan.planned.verdict not in FINISHED:
             return plan.planned
@@ -55,34 +57,49 @@ class SeriesRun:
             on_slices(slices)
 
         try:
-            return self._keep_or_finish(plan, advance)
+            check_there(self.target)
+            with series_lock(self.target, str(plan.planned.series)) as is_ours:
+                if not is_ours:
+                    rest = 0
+                    return None
+                return self._keep_or_finish(plan, advance)
         except Exception as error:  # noqa: BLE001  one series never stops the batch
-            return _without_result(plan, error)
+            return self._without_result(plan, error)
         finally:
             on_slices(rest)
 
     def _keep_or_finish(self, plan: Plan, advance: OnSlices) -> Outcome:
+        _check_unchanged(plan.source)
         folder = self.target / str(plan.planned.study) / str(plan.planned.series)
-        key = input_key(plan.entry, self.pseudonyms)
         record = read_record(folder)
-        if (
-            record is not None
-            and record.input_key == key
-            and record.recipe == self.treatment.recipe
-            and record.intact(folder)
-        ):
+        if record is not None and self._is_still_true(record, folder, plan.source):
             return self._outcome(plan, record, reused=True)
-        staged = self.target / STAGING / str(plan.planned.series)
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir(parents=True)
+        staged = staging_folder(self.target, str(plan.planned.series))
         try:
-            record = self._treat(plan, key, staged, advance)
-            _sync_tree(staged)
-            _publish(staged, folder)
+            record = self._treat(plan, staged, advance)
+            check_there(self.target)
+            publish(staged, folder)
         except BaseException:  # a full disk must not stay full for the next series
             shutil.rmtree(staged, ignore_errors=True)
             raise
         return self._outcome(plan, record, reused=False)
+
+    def _is_still_true(self, record: SeriesRecord, folder: Path, source: SourceFiles) -> bool:
+        """Whether the series was finished from these files with this recipe, and everything is in place."""
+        return (
+            record.input_key == source.key(self.pseudonyms)
+            and record.recipe == self.treatment.recipe
+            and record.intact(folder)
+            and not (self.verify and self._differs(record, folder, source))
+        )
+
+    def _differs(self, record: SeriesRecord, folder: Path, source: SourceFiles) -> bool:
+        """Whether a source or an output no longer holds what it held when the series was finished."""
+        written = sha256_of_files(folder / output.path for output in record.outputs)
+        return (
+            written != [output.sha256 for output in record.outputs]
+            or source.sha256(self.pseudonyms) != record.source_sha256
+        )
 
     def _outcome(self, plan: Plan, record: SeriesRecord, *, reused: bool) -> Outcome:
         return replace(
@@ -92,103 +109,44 @@ class SeriesRun:
             remark=self.treatment.remark(record),
         )
 
-    def _treat(self, plan: Plan, key: str, staged: Path, advance: OnSlices) -> SeriesRecord:
+    def _treat(self, plan: Plan, staged: Path, advance: OnSlices) -> SeriesRecord:
+        """Write the results into `staged`, bring them to the disk, then write the record beside them."""
+        watch = Stopwatch()
         measured = self.treatment.treat(
             plan.entry, staged, grid=plan.grid, clock=self.clock, on_slices=advance
         )
+        with watch.step("store"):
+            source_sha256 = plan.source.sha256(self.pseudonyms)
+            _check_unchanged(plan.source)
+            outputs = settle_outputs(staged)
         record = SeriesRecord(
             study=str(plan.planned.study),
             series=str(plan.planned.series),
-            verdict=str(plan.planned.verdict),
+            verdict=plan.planned.verdict,
             reason_codes=plan.planned.reason_codes + measured.reason_codes,
-            input_key=key,
+            input_key=plan.source.key(self.pseudonyms),
+            source_files=len(plan.source),
+            source_sha256=source_sha256,
             recipe=self.treatment.recipe,
             clock=self.clock.isoformat(),
             shape=(len(plan.entry.files), plan.entry.rows, plan.entry.columns),
             noise_sd_hu=measured.noise_sd_hu,
             volumes_ml=measured.volumes_ml,
-            timings_s=measured.timings_s,
-            outputs=tuple(_outputs(staged)),
+            timings_s={**measured.timings_s, **watch.timings_s()},
+            outputs=outputs,
+            unfamiliar=measured.unfamiliar,
             simulated=measured.simulated,
         )
         write_json(staged / RECORD, record.to_json())
         return record
 
-
-def _without_result(plan: Plan, error: Exception) -> Outcome:
-    verdict, code, message = _judge(error, plan.entry.files)
-    return replace(plan.planned, verdict=verdict, reason_codes=(code,), message=message)
-
-
-def _is_gone(path: Path) -> bool:
-    try:
-        path.stat()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return False
+    def _without_result(self, plan: Plan, error: Exception) -> Outcome:
+        verdict, code, message = judge_failure(error, plan.source, self.target)
+        return replace(plan.planned, verdict=verdict, reason_codes=(code,), message=message)
 
 
-def _judge(error: Exception, files: Sequence[Path]) -> tuple[Verdict, str, str]:
-    """Verdict, reason code and message; a file that is gone explains whatever else went wrong."""
-    vanished = next((path.name for path in files if _is_gone(path)), None)
-    if vanished is not None:
-        return (
-            Verdict.FAILED,
-            SOURCE_VANISHED,
-            f"{vanished}: gone since the run began; bring it back, run again",
-        )
-    if isinstance(error, SeriesError):
-        return error.finding.verdict, str(error.finding.code), error.finding.message
-    if isinstance(error, UnfitSeriesError):
-        return Verdict.REFUSED, error.code, str(error)
-    if isinstance(error, OSError) and error.errno in _NO_SPACE:
-        return Verdict.FAILED, DISK_FULL, "no space left for the results; free some and run again"
-    return Verdict.FAILED, UNEXPECTED_ERROR, _explain(error)
-
-
-def input_key(entry: SeriesEntry, pseudonyms: Pseudonyms) -> str:
-    """Changes when a source file is added, removed, replaced or touched."""
-    stats = [(uid, path.stat()) for uid, path in zip(entry.sop_instance_uids, entry.files, strict=True)]
-    return pseudonyms.digest(*sorted(f"{uid} {stat.st_size} {stat.st_mtime_ns}" for uid, stat in stats))
-
-
-def _outputs(folder: Path) -> list[Output]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [Output(path.relative_to(folder).as_posix(), path.stat().st_size) for path in files]
-
-
-def _publish(staged: Path, folder: Path) -> None:
-    """Rename the staged folder into place, so that no watcher sees half a series."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.exists():
-        folder.replace(staged.with_name(f"{staged.name}.replaced"))
-    staged.replace(folder)
-    _sync(folder.parent)
-
-
-def _sync_tree(folder: Path) -> None:
-    """Bring every file and name below `folder` to the disk, so that a rename after it is safe."""
-    for root, _, names in os.walk(folder):
-        for name in names:
-            _sync(Path(root, name))
-        _sync(Path(root))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _explain(error: Exception) -> str:
-    """One line without the error's own text where that could quote a header."""
-    if isinstance(error, PipelineError):
-        return " ".join(str(error).split())
-    if isinstance(error, OSError) and error.strerror:
-        return f"{type(error).__name__}: {error.strerror}"
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__} in {Path(frame.filename).name}, line {frame.lineno}"
+def _check_unchanged(source: SourceFiles) -> None:
+    """What was read must be what was found, and what the input key stands for."""
+    changed = source.changed()
+    if changed is not None:
+        raise DataError(f"{changed.name}: changed since the run began; run again")

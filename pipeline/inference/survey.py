@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from pipeline.dicom import SeriesEntry, read_slices
-from pipeline.dose.field_of_view import field_of_view
+from pipeline.dicom import CTSlice, SeriesEntry, read_slices
 
 _SAMPLE_SLICES: Final = 8
+
+Visible = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,29 @@ class Survey:
         hu: (sample, rows, columns) HU.
         visible: (sample, rows, columns) bool, pixels that the slice shows.
         step_hu: HU between neighbouring stored values, of the coarsest slice in the sample.
+        highest_stored: the highest value that a pixel of any slice can store.
     """
 
     pixel_digests: tuple[str, ...]
-    shown: npt.NDArray[np.bool_]
+    shown: Visible
     indices: tuple[int, ...]
     hu: npt.NDArray[np.float32]
-    visible: npt.NDArray[np.bool_]
+    visible: Visible
     step_hu: float
+    highest_stored: int
 
 
-def survey_series(entry: SeriesEntry) -> Survey:
+def not_padding(one: CTSlice) -> Visible:
+    """(rows, columns) bool: what a slice shows is whatever is no padding."""
+    return ~one.padding
+
+
+def survey_series(entry: SeriesEntry, visible: Callable[[CTSlice], Visible] = not_padding) -> Survey:
     """Read every slice once, keep a sample of at most 8.
+
+    Args:
+        entry: the series.
+        visible: which pixels of a slice count as shown.
 
     Raises:
         SeriesError: a slice cannot be read.
@@ -46,13 +58,26 @@ def survey_series(entry: SeriesEntry) -> Survey:
     spread = np.linspace(0, count - 1, min(count, _SAMPLE_SLICES)).round().astype(int)
     indices = tuple(int(index) for index in np.unique(spread))
     shown = np.zeros((entry.rows, entry.columns), np.bool_)
-    digests, hu, visible, steps_hu = [], [], [], []
+    digests: list[str] = []
+    sample: list[CTSlice] = []
+    highest_stored = 0
     for index, one in enumerate(read_slices(entry)):
-        here = field_of_view(torch.from_numpy(one.hu[None]), torch.from_numpy(one.padding[None]))[0].numpy()
-        shown |= here
+        shown |= visible(one)
         digests.append(one.pixel_digest)
+        highest_stored = max(highest_stored, _highest_stored(one))
         if index in indices:
-            hu.append(one.hu)
-            visible.append(here)
-            steps_hu.append(abs(float(one.header.RescaleSlope)))
-    return Survey(tuple(digests), shown, indices, np.stack(hu), np.stack(visible), max(steps_hu))
+            sample.append(one)
+    return Survey(
+        pixel_digests=tuple(digests),
+        shown=shown,
+        indices=indices,
+        hu=np.stack([one.hu for one in sample]),
+        visible=np.stack([visible(one) for one in sample]),
+        step_hu=max(abs(float(one.header.RescaleSlope)) for one in sample),
+        highest_stored=highest_stored,
+    )
+
+
+def _highest_stored(one: CTSlice) -> int:
+    is_signed = int(one.header.PixelRepresentation) == 1
+    return int(2 ** (int(one.header.BitsStored) - is_signed) - 1)

@@ -9,7 +9,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from pipeline.dicom import Verdict
+from pipeline.dicom import Verdict, printable
 from pipeline.inference.outcomes import Outcome
 
 
@@ -60,6 +60,10 @@ class Terminal:
         """Move the bar."""
         self._show(advance=slices)
 
+    def waiting(self, series: int) -> None:
+        """Say why nothing happens: the rest of the series are in the hands of other runs."""
+        self._console.print(f"waiting for another run, which works on {series} of the series")
+
     def settled(self, outcome: Outcome) -> None:
         """Print the line of a series: verdict, why it is not `done`, result and its warnings.
 
@@ -69,11 +73,12 @@ class Terminal:
         self._counts[verdict] += 1
         if outcome.series is None and outcome.verdict == Verdict.SKIPPED:
             return
-        where = outcome.series or "file"
+        where = outcome.series or ("file" if outcome.files else "journal")
         codes = [code for code in outcome.reason_codes if code not in outcome.remark]
-        reason = " ".join([*codes, outcome.message]).strip()
+        reason = " ".join([*codes, printable(outcome.message)]).strip()
+        files = f"  files: {outcome.files}" if outcome.files else ""
         again = " (already done)" if outcome.reused else ""
-        line = f"{verdict:9} {where}  files: {outcome.files}{again}"
+        line = f"{verdict:9} {where}{files}{again}"
         self._console.print("  ".join(filter(None, [line, reason, outcome.remark])), markup=False)
 
     def _show(self, **changes: Any) -> None:

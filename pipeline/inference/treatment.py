@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,8 +25,9 @@ class Measured:
     """What treating a series told about it (see `journal.SeriesRecord`)."""
 
     noise_sd_hu: Mapping[str, float | None]
-    timings_s: Mapping[str, float]
+    timings_s: Mapping[str, float] = field(default_factory=dict)
     reason_codes: tuple[str, ...] = ()
+    unfamiliar: tuple[str, ...] = ()
     volumes_ml: Mapping[str, float] = field(default_factory=dict)
     simulated: Mapping[str, Any] | None = None
 
@@ -88,9 +90,10 @@ class Treatment(Protocol):
 
 
 class Stopwatch:
-    """Seconds spent per step."""
+    """Seconds spent per step, also by several threads: what they do at once counts for each of them."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
@@ -98,8 +101,11 @@ class Stopwatch:
         """Add the time of the block to step `name`."""
         started = time.perf_counter()
         yield
-        self._seconds[name] += time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        with self._lock:
+            self._seconds[name] += seconds
 
     def timings_s(self) -> dict[str, float]:
         """Seconds of each step, rounded to milliseconds."""
-        return {name: round(seconds, 3) for name, seconds in self._seconds.items()}
+        with self._lock:
+            return {name: round(seconds, 3) for name, seconds in self._seconds.items()}

@@ -9,10 +9,18 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 from pipeline.hu import HUScale, HUWindow
+from pipeline.models.tiles import apply_in_tiles
 
 
 @torch.no_grad()
-def restore_hu(model: nn.Module, image_hu: Tensor, scale: HUScale, *, bf16: bool = False) -> Tensor:
+def restore_hu(
+    model: nn.Module,
+    image_hu: Tensor,
+    scale: HUScale,
+    *,
+    bf16: bool = False,
+    tile_pixels: int | None = None,
+) -> Tensor:
     """Denoise CT slices.
 
     Args:
@@ -20,11 +28,24 @@ def restore_hu(model: nn.Module, image_hu: Tensor, scale: HUScale, *, bf16: bool
         image_hu: (N, 1, H, W) float32 HU.
         scale: the HU scale that the network was trained on.
         bf16: run the layers in bfloat16 (the network's input skip stays float32).
+        tile_pixels: side of the largest tile that goes through the network at once, more than twice its
+            `receptive_radius`; None sends slices of any size through whole.
 
     Returns:
-        (N, 1, H, W) float32 HU.
+        (N, 1, H, W) float32 HU; in tiles the same as whole, up to rounding.
+
+    Raises:
+        ValueError: `tile_pixels` is too small, or the model has no `receptive_radius`.
     """
-    restored = _run(model, scale.to_network(image_hu.float()), bf16=bf16)
+    image = scale.to_network(image_hu.float())
+
+    def run(part: Tensor) -> Tensor:
+        return _run(model, part, bf16=bf16)
+
+    if tile_pixels is None or max(image.shape[-2:]) <= tile_pixels:
+        restored = run(image)
+    else:
+        restored = apply_in_tiles(run, image, side=tile_pixels, receptive_radius=_receptive_radius(model))
     return scale.to_hu(restored).contiguous()
 
 
@@ -38,7 +59,10 @@ def class_logits(
     input_spacing_mm: float | None,
     bf16: bool = False,
 ) -> Tensor:
-    """Class logits of CT slices on the slices' own grid.
+    """Class logits of CT slices on the slices' own grid, always from whole slices.
+
+    (A segmenter reads a structure from where in the body it lies: a tile would hide that, and the receptive
+    field of a U-Net is about as wide as a slice.)
 
     The slices are resampled in-plane to the spacing that the network was trained on, padded with the window's
     lower edge to a multiple of the network's total stride (its `strides`, if it has any), and the logits are
@@ -68,6 +92,13 @@ def class_logits(
     padded = pad(window.to_unit(image), (0, -columns % multiple, 0, -rows % multiple))
     logits = _run(model, padded, bf16=bf16)[..., :rows, :columns]
     return _resample(logits, [height, width]).contiguous()
+
+
+def _receptive_radius(model: nn.Module) -> int:
+    radius = getattr(model, "receptive_radius", None)
+    if not isinstance(radius, int):
+        raise ValueError(f"{type(model).__name__} states no receptive_radius; it needs whole slices")
+    return radius
 
 
 def _run(model: nn.Module, image: Tensor, *, bf16: bool) -> Tensor:

@@ -24,7 +24,15 @@ class RedCNN(nn.Module):
     Args:
         features: filters per layer; 96 as published (1 848 865 parameters).
         final_relu: clip the output at 0, as published; only for a non-negative scale.
+
+    Attributes:
+        receptive_radius: no output pixel depends on input pixels farther away in rows or columns, see
+            `models.tiles`: each layer of either half reaches half a kernel to both sides.
+        smallest_side: shortest side of an image that passes through.
     """
+
+    receptive_radius = 2 * LAYERS * (KERNEL // 2)
+    smallest_side = SMALLEST_SIDE
 
     def __init__(self, features: int = 96, final_relu: bool = False) -> None:
         super().__init__()

@@ -66,8 +66,7 @@ def run(
 
     Raises:
         ConfigError: an option cannot be used.
-        DataError: a folder cannot be used, holds no CT, is in use by another run, or holds pairs of other
-            options.
+        DataError: a folder cannot be used, holds no CT, or holds pairs of other options.
     """
     method = Method(
         dose_fractions=_dose_fractions(doses),

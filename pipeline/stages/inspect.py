@@ -18,13 +18,18 @@ from rich.text import Text
 from pipeline.dicom import Code, Task, Verdict
 from pipeline.inference.inspection import (
     NAMED,
-    UNFIT,
     Defect,
     Inspection,
     Judgement,
     SeriesSummary,
     inspect_folder,
 )
+from pipeline.inference.outcomes import UNFIT
+
+_HEADINGS: Final = ("#", "series", "image", "dose", "verdict")
+_FOLDER_WIDTH: Final = 16
+"""So few characters of a line the names of folders can do with."""
+_BORDERS_WIDTH: Final = 3 * len(_HEADINGS) + 1
 
 _JSON_FORMAT: Final = 1
 """Rises when a key of `--json` changes its meaning or goes."""
@@ -46,7 +51,8 @@ def run(folder: Path, *, as_json: bool = False) -> int:
         as_json: print one JSON object instead of the table.
 
     Returns:
-        Exit code: 0 every CT series can be denoised, 3 some series or files are refused or failed, 1 no CT.
+        Exit code: 0 every CT series can be denoised, 3 some series or files are refused or failed, 1 no
+        series can be denoised.
 
     Raises:
         DataError: the folder is missing or a file.
@@ -80,26 +86,53 @@ def _json(found: Inspection) -> str:
 
 def _show(found: Inspection, console: Console) -> None:
     if found.series:
-        console.print(_table(found))
+        rows = [_row(one) for one in found.series]
+        wide = _width(rows) <= console.width
+        console.print(_table(rows) if wide else _blocks(rows))
     for line in (*_defects(found), *_strays(found), _total(found)):
         console.print(line, markup=False, soft_wrap=True)
 
 
-def _table(found: Inspection) -> Table:
+def _row(one: SeriesSummary) -> list[Text]:
+    """The cells of a series under `_HEADINGS`."""
+    return [Text(str(one.number)), _what(one), _grid(one), _dose(one), _verdicts(one)]
+
+
+def _width(rows: Sequence[Sequence[Text]]) -> int:
+    """Characters that a table needs at least: only folder names may be broken within a word."""
+    return _BORDERS_WIDTH + sum(_column_width(rows, column) for column in range(len(_HEADINGS)))
+
+
+def _column_width(rows: Sequence[Sequence[Text]], column: int) -> int:
+    if column == _HEADINGS.index("series"):
+        return _FOLDER_WIDTH
+    words = [word for row in rows for word in row[column].plain.split()]
+    return max(map(len, [_HEADINGS[column], *words]))
+
+
+def _table(rows: Sequence[Sequence[Text]]) -> Table:
     table = Table(show_lines=True, box=box.HORIZONTALS)
-    table.add_column("#", justify="right")
-    for heading, width in (("series", 16), ("image", 18), ("dose", 9), ("verdict", 18)):
-        table.add_column(heading, min_width=width, overflow="fold")
-    for one in found.series:
-        table.add_row(str(one.number), _what(one), _grid(one), _dose(one), _verdicts(one))
+    for column, heading in enumerate(_HEADINGS):
+        table.add_column(heading, min_width=_column_width(rows, column), overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     return table
+
+
+def _blocks(rows: Sequence[Sequence[Text]]) -> Group:
+    """For terminals too narrow for a table, which would lose its last column there."""
+    lines: list[Text] = []
+    for number, *cells in rows:
+        lines += [Text("series ") + number, *filter(None, cells), Text()]
+    return Group(*lines)
 
 
 def _what(one: SeriesSummary) -> Text:
     scan = " ".join(filter(None, [one.modality, one.body_part]))
     scanner = ", ".join(filter(None, [one.manufacturer, one.kernel and f"kernel {one.kernel}"]))
     folder = f"{one.folder} (part {one.part})" if one.part else one.folder
-    return _lines(folder, scan, scanner, one.transfer_syntax)
+    frames = f"frames of {one.files} {'file' if one.files == 1 else 'files'}" if one.multi_frame else ""
+    return _lines(folder, scan, frames, scanner, one.transfer_syntax)
 
 
 def _grid(one: SeriesSummary) -> Text:
@@ -123,7 +156,7 @@ def _dose(one: SeriesSummary) -> Text:
     return _lines(voltage, f"{one.exposure_mas.mean:.4g} mAs", spread)
 
 
-def _verdicts(one: SeriesSummary) -> Group:
+def _verdicts(one: SeriesSummary) -> Text:
     """Tasks with one verdict for one reason share a line."""
     tasks: dict[Judgement, list[Task]] = {}
     for task, judgement in one.tasks.items():
@@ -134,7 +167,7 @@ def _verdicts(one: SeriesSummary) -> Group:
         lines.append(Text(reason, style=_STYLES[judgement.verdict]))
         if len(tasks) > 1:
             lines.append(Text(f"for {', '.join(alike)}"))
-    return Group(*lines)
+    return Text("\n").join(lines)
 
 
 def _lines(*parts: str) -> Text:
@@ -174,4 +207,6 @@ def _total(found: Inspection) -> str:
         f"inspect: {found.files} files, {strays} of them no image; {len(found.series)} series, "
         f"to denoise: {series or 'none'}"
     )
-    return total if found.has_ct else f"{total}; no CT here, name a folder that holds CT images"
+    if not found.has_ct:
+        return f"{total}; no CT here, name a folder that holds CT images"
+    return total if found.can_denoise else f"{total}; ldct predict would do nothing here, see above why"

@@ -1,0 +1,66 @@
+"""What each reason code means, in one line for people who read a journal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        # What headers and pixels tell (pipeline/dicom/verdicts.py)
+        "NOT_DICOM": "no DICOM file",
+        "NOT_AN_IMAGE": "DICOM without an image, such as a report or a plan",
+        "UNREADABLE": "empty, cut short, or not allowed to be read; it may be one of the missing slices",
+        "NOT_CT": "no CT image",
+        "LOCALIZER": "a localizer",
+        "MISSING_UID": "the identifiers that every image must have are missing",
+        "MULTI_FRAME": "enhanced CT whose frames cannot be told as single images",
+        "ENHANCED": "enhanced CT; convert it to single-frame CT for this",
+        "NOT_HU": "the stored values have no known relation to HU",
+        "INEXACT_HU": "more bits or a finer slope than float32 HU can hold",
+        "TOO_LARGE": "more pixels than any CT image has",
+        "UNSUPPORTED_TRANSFER_SYNTAX": "compressed in a way that nothing here decodes",
+        "CORRUPT_PIXEL_DATA": "pixels missing, cut short, or unlike their header",
+        "DUPLICATE_POSITION": "two slices at one position, and nothing tells them apart",
+        "NO_GEOMETRY": "position, orientation or pixel spacing is missing or invalid",
+        "IMAGE_ORIENTATION_INCONSISTENT": "the slices share no orientation",
+        "GANTRY_TILT": "slices stacked askew: no regular volume",
+        "MISSING_SLICE": "a slice is missing: no regular volume",
+        "SLICE_INCREMENT_INCONSISTENT": "slices at irregular distances: no regular volume",
+        "TOO_FEW_SLICES": "a single slice: no volume",
+        "PROCESSED": "denoised, simulated or projected images: their noise is not that of a scan",
+        "LOSSY": "lossy compression or too few bits: the noise is not that of a scan",
+        "NOT_AXIAL": "reformatted to another plane: the noise is not that of a scan",
+        "NON_SQUARE_PIXELS": "row and column spacing differ: the noise is not that of a scan",
+        # What happened in the run
+        "DISK_FULL": "no space left for the results; free some and run again",
+        "NOT_WRITABLE": "the folder of the results was read-only or gone",
+        "SOURCE_VANISHED": "a source file disappeared during the run",
+        "SOURCE_CHANGED": "a source file changed during the run; run again",
+        "OUTPUT_MISSING": "files of the result are gone or of another size; run again",
+        "VIEWS_NOT_WRITTEN": "the journal could not be brought up to date; run again",
+        "UNEXPECTED_ERROR": "failed for a reason that no other code names",
+        # Denoising and segmenting
+        "NOTHING_SEGMENTED": "the segmenter saw background only: there is no segmentation",
+        "OTHER_TRAINING": "the denoiser was not trained on low dose",
+        "UNFAMILIAR": "look at the result with care, for the series is unlike the training",
+        "UNFAMILIAR_PASSED": "passed through as it was, for the series is unlike the training",
+        "TOO_SMALL": "slices smaller than the network takes",
+        "NOT_FINITE": "the network gave values that are no numbers",
+        "NIFTI_TOO_LONG": "more slices, rows or columns than a NIfTI file can count",
+        # Simulated doses
+        "MISSING_DOSE_TAGS": "no kVp, exposure or thickness to take the photons from",
+        "NO_NOISE": "less noise than rounding makes: nothing to take the photons from",
+        "FIELD_TOO_WIDE": "the field of view reaches beyond the fan",
+        "NOTHING_SHOWN": "all pixels are padding",
+        "FLUX_DISAGREES": "photons from the image and from the tags differ",
+        "FLUX_FROM_TAGS": "the photons come from the tags",
+        "IMPLAUSIBLE_TAGS": "exposure or thickness not believed",
+        "ITERATIVE_KERNEL": "an iterative or learned reconstruction, whose noise follows other laws",
+        "FEW_UNIFORM_REGIONS": "too little uniform tissue to measure the noise in",
+        "MORE_ANATOMY_THAN_NOISE": "more anatomy than noise in uniform tissue",
+        "POOR_TEXTURE_FIT": "a noise texture that filtered back-projection does not have",
+        "PATIENT_BY_STUDY": "no patient ID: the study stands for the patient",
+    }
+)
