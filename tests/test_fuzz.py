@@ -31,7 +31,7 @@ from tests.dicom_factory import make_slice, save
 from tests.fuzz_cases import MUTATIONS, bases, damaged
 from tests.predict_cases import NOW, Silent
 
-FILES = 5500
+FILES = 5000
 IN_A_SERIES = 0.9
 """So many files have a series of their own; the others share theirs with up to three."""
 

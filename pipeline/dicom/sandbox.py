@@ -49,7 +49,7 @@ _PRELOAD: Final = ("pipeline.dicom.decoding", "pipeline.dicom.headers")
 _MAX_REPLY_BYTES: Final = 256 * 2**20
 """Twice the largest slice that is read: a header of that size is an attack on its reader."""
 
-_BLOAT_BYTES: Final = 2**28
+_BLOAT_BYTES: Final = 2**27
 """A process that has grown by so much is replaced."""
 
 _RETURNED, _RAISED, _TOO_MUCH_MEMORY = "returned", "raised", "too much memory"
@@ -63,12 +63,13 @@ class Limits:
     Args:
         cpu_s: computing time; whole seconds.
         wall_s: time in all, at least `cpu_s`: a slow disk may take longer than any decoder.
-        memory_bytes: address space beyond what the process has when it starts.
+        memory_bytes: address space beyond what the process has when it starts. Not near 2 or 4 GiB: lengths
+            that a damaged file claims lie there, and would be read one time and be too much another time.
     """
 
     cpu_s: int = 30
     wall_s: float = 120.0
-    memory_bytes: int = 2 * 2**30
+    memory_bytes: int = 5 * 2**29
 
     def __post_init__(self) -> None:
         if self.wall_s < self.cpu_s:
@@ -79,7 +80,7 @@ DEFAULT_LIMITS: Final = Limits()
 
 
 class SandboxError(Exception):
-    """A task that its process did not survive: `crashed`, `took more than 30 s`, `needs more than 2 GB`."""
+    """A task that its process did not survive: `crashed`, `took more than 30 s`, `needs more than 2.5 GB`."""
 
 
 class Sandbox:
@@ -235,7 +236,7 @@ class _Keeper(threading.Thread):
             job.future.set_result(result)
 
     def _result(self, job: _Job) -> Any:
-        """Of two attempts: what came before may have left the process crippled, or something else killed it."""
+        """Of two attempts: a former task may have crippled the process, or something else killed it."""
         death = ""
         for _ in range(2):
             reply = self._reply(job)
