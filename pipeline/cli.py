@@ -5,10 +5,13 @@ Commands import their stage when they run, so that `ldct --help` stays instant.
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -34,7 +37,7 @@ _UsageError = cast("type[Exception]", typer.BadParameter.__bases__[0])
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run `ldct` and exit: 0 done, 1 failed, 2 wrong usage or settings, 3 partly done, 130 interrupted.
+    """Run `ldct` and exit: 0 done, 1 failed, 2 wrong usage or settings, 3 partly done, 130 or 143 stopped.
 
     `LDCT_DEBUG=1` shows the traceback of an error and the warnings of the libraries.
     """
@@ -43,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _silence_library_warnings()
     signal.signal(signal.SIGTERM, _stop)
     _write_any_text()
+    _give_matplotlib_a_folder()
     try:
         sys.exit(app(args=arguments, prog_name="ldct", standalone_mode=False) or 0)
     except _UsageError as error:
@@ -351,7 +355,7 @@ def predict(
 
     Exit code 0: every CT series is done. 1: nothing was done.
     2: wrong usage or settings. 3: some series or files were refused or failed,
-    with one line each saying why. 130: interrupted.
+    with one line each saying why. 130: interrupted. 143: terminated.
 
     Example: ldct predict /archive/study /archive/cleaned --strength 0.7
     """
@@ -412,6 +416,29 @@ def _write_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _give_matplotlib_a_folder() -> None:
+    """Where its own cannot be written it would say so; worker processes inherit the one named here."""
+    home = os.path.expanduser("~")  # noqa: PTH111  unlike Path.home(), it never fails
+    homes = (
+        os.environ.get("XDG_CONFIG_HOME") or f"{home}/.config",
+        os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache",
+    )
+    if "MPLCONFIGDIR" in os.environ or all(_may_write(Path(folder, "matplotlib")) for folder in homes):
+        return
+    folder = os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="ldct-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _may_write(folder: Path) -> bool:
+    """Whether it, or the nearest folder above it that exists, takes a file; nothing stays."""
+    try:
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+        with tempfile.TemporaryFile(dir=nearest):
+            return True
+    except (OSError, StopIteration):
+        return False
 
 
 def _stop(signal_number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler

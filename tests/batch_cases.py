@@ -6,7 +6,7 @@ import torch
 
 from pipeline.bundle import Bundle
 from pipeline.hu import WATER_CENTRED, HUWindow
-from pipeline.inference.folder import run_folder
+from pipeline.inference.folder import check_folders, run_folder
 from pipeline.inference.networks import Network
 from pipeline.inference.pseudonyms import Pseudonyms
 from pipeline.inference.restoration import Restoration
@@ -65,6 +65,7 @@ def restoration(units=0.02, strength=1.0, **options):
 
 
 def run(source, target, treatment=None, *, now=NOW, observer=None, **options):
+    check_folders(source, target)
     return run_folder(
         source,
         target,

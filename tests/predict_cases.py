@@ -63,7 +63,7 @@ class Silent:
     def looked_at(self, files):
         pass
 
-    def planned(self, slices):
+    def planned(self, slices, _):
         self.total = slices
 
     def advanced(self, slices):

@@ -16,6 +16,7 @@ from PIL import Image
 from pipeline.errors import DataError
 from pipeline.inference import preview
 from pipeline.inference.outcomes import exit_code
+from pipeline.inference.terminal import Terminal
 from tests.batch_cases import restoration, run
 from tests.predict_cases import Copying, Silent
 
@@ -37,6 +38,13 @@ def predict(source, target):
 def copy(source, target, treatment, options=None):
     """Run a `Copying`, and end as `ldct` would."""
     sys.exit(exit_code(run(source, target, treatment, **(options or {}))))
+
+
+def show(source, target):
+    """Run a `Copying` that prints its lines."""
+    with Terminal("predict") as terminal:
+        copied = run(source, target, Copying(), observer=terminal)
+    sys.exit(exit_code(copied))
 
 
 def copy_until(step, calls, source, target, treatment):
@@ -121,4 +129,6 @@ def _remount(disk, mode):
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "show":
+        show(*map(Path, sys.argv[2:]))
     print(json.dumps(list(on_a_small_disk(*map(Path, sys.argv[1:])))))  # noqa: T201 (for the test to read)

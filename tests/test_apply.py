@@ -115,9 +115,13 @@ def test_slices_that_fit_are_not_cut():
     assert seen == [(2, 1, 64, 50)]
 
 
-def test_tiles_need_a_known_radius_and_room_for_it():
-    with pytest.raises(ValueError, match="Threshold states no receptive_radius; it needs whole slices"):
-        restore_hu(Threshold(), torch.zeros(1, 1, 64, 50), WATER_CENTRED, tile_pixels=60)
+def test_a_network_that_states_no_radius_takes_slices_whole():
+    image = half_and_half(64, 48)
+    whole = restore_hu(Threshold(), image, WATER_CENTRED)
+    assert torch.equal(restore_hu(Threshold(), image, WATER_CENTRED, tile_pixels=24), whole)
+
+
+def test_tiles_need_room_for_the_radius():
     with pytest.raises(ValueError, match="tiles of 40 pixels; a radius of 20 needs more than twice that"):
         restore_hu(trained(), torch.zeros(1, 1, 64, 50), WATER_CENTRED, tile_pixels=40)
 

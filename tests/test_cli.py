@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -222,7 +223,7 @@ def test_the_help_of_a_stage_has_an_example(stage: str, capsys: pytest.CaptureFi
 def test_the_help_of_predict_names_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("predict", "--help") == 0
     helped = capsys.readouterr().out
-    assert all(f" {code}: " in helped for code in (0, 1, 2, 3, 130))
+    assert all(f" {code}: " in helped for code in (0, 1, 2, 3, 130, 143))
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -262,6 +263,27 @@ def test_a_stopped_stage_cleans_up(signal_number: signal.Signals, code: int, pro
     out, err = stage.communicate(timeout=20)
     assert (out, stage.returncode) == ("cleaned up\n", code)
     assert "Traceback" not in err
+
+
+def test_a_home_that_cannot_be_written_is_no_error_for_figures() -> None:
+    script = (
+        "import os, sys\n"
+        "from pipeline.cli import main\n"
+        "try: main(['--version'])\n"
+        "except SystemExit: import matplotlib; print(matplotlib.get_configdir(), matplotlib.get_cachedir())\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG", "MPL"))}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment | {"HOME": "/proc/nobody"},
+    )
+    folders = done.stdout.split()[-2:]
+    assert done.stderr == ""
+    assert folders[0] == folders[1]
+    assert not Path(folders[0]).exists()
 
 
 def test_a_closed_pipe_is_no_error() -> None:

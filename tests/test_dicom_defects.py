@@ -88,14 +88,77 @@ def test_lossy_encodings_are_known_whatever_they_declare(tmp_path, syntax, decla
     assert (entry.finding(Task.SIMULATE).code == Code.LOSSY) == is_lossy
 
 
-@pytest.mark.parametrize("purpose", [{}, {"purpose": simulated_dose(0.25)}])
-def test_our_own_results_are_not_simulated_again(tmp_path, purpose):
-    stack(tmp_path / "in")
-    series = read_only_series(tmp_path / "in")
-    write_derived_series(series, series.hu, tmp_path / "out", derivation=DERIVATION, now=NOON, **purpose)
-    (entry,) = discover(tmp_path / "out").series
-    assert entry.finding(Task.SIMULATE).code == Code.PROCESSED
-    assert entry.finding(Task.INGEST) is None
+SIMULATED = {"purpose": simulated_dose(0.25)}
+
+
+@pytest.mark.parametrize(
+    ("steps", "seen", "unfit"),
+    [
+        ([{}], {Code.DENOISED}, [Task.DENOISE, Task.INGEST, Task.SIMULATE]),
+        ([SIMULATED], {Code.PROCESSED}, [Task.SIMULATE]),
+        (
+            [SIMULATED, {}],
+            {Code.DENOISED, Code.PROCESSED},
+            [Task.DENOISE, Task.INGEST, Task.SIMULATE],
+        ),
+    ],
+)
+def test_our_own_results_are_known_for_what_was_done_to_them(tmp_path, steps, seen, unfit):
+    stack(tmp_path / "0")
+    for number, purpose in enumerate(steps):
+        series = read_only_series(tmp_path / str(number))
+        folder = tmp_path / str(number + 1)
+        write_derived_series(series, series.hu, folder, derivation=DERIVATION, now=NOON, **purpose)
+    (entry,) = discover(folder).series
+    assert {one.code for one in entry.observations} == seen
+    findings = {task: entry.finding(task) for task in Task}
+    assert [task for task, finding in findings.items() if finding is not None] == unfit
+    assert {findings[task].verdict for task in unfit} == {Verdict.REFUSED}
+
+
+def test_what_another_product_denoised_is_denoised(tmp_path):
+    item = pydicom.Dataset()
+    item.Manufacturer, item.ContributionDescription = "another", "Denoised"
+    assert stack(tmp_path, ContributingEquipmentSequence=[item]).finding(Task.DENOISE) is None
+
+
+@pytest.mark.parametrize(
+    "bits",
+    [
+        {"BitsStored": 12, "HighBit": 15},
+        {"BitsStored": 12, "HighBit": 12},
+        {"BitsStored": 12, "HighBit": 10},
+        {"BitsStored": 20, "HighBit": 19},
+        {"BitsAllocated": 12, "BitsStored": 12, "HighBit": 11},
+        {"BitsAllocated": 64, "BitsStored": 12, "HighBit": 11},
+    ],
+)
+def test_pixels_at_an_unusual_place_in_their_cells_are_refused(tmp_path, bits):
+    entry = stack(tmp_path, **bits)
+    assert {(entry.finding(task).code, entry.finding(task).verdict) for task in Task} == {
+        (Code.UNUSUAL_BITS, Verdict.REFUSED)
+    }
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits"),
+    [
+        (np.int16, {"BitsStored": 12, "HighBit": 11}),
+        (np.int16, {"BitsStored": 12, "HighBit": None}),
+        (np.uint16, {}),
+        (np.uint8, {}),
+        (np.int32, {"BitsStored": 20, "HighBit": 19}),
+    ],
+)
+def test_usual_bits_are_taken(tmp_path, dtype, bits):
+    assert stack(tmp_path, stored=np.zeros((24, 20), dtype), **bits).finding(Task.DENOISE) is None
+
+
+def test_a_slice_that_is_too_large_is_told_once(tmp_path):
+    entry = stack(tmp_path, Rows=60000, Columns=60000)
+    told = [one.message for one in entry.observations if one.code == Code.TOO_LARGE]
+    assert len(told) == 1
+    assert "pixels in a slice" in told[0]
 
 
 @pytest.mark.parametrize(

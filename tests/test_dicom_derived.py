@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from pipeline.dicom import Derivation, SeriesError, Task, discover, read_series, write_derived_series
+from pipeline.dicom.derivation import source_identity
 from tests.dicom_factory import NOON, make_slice, read_only_series, save, save_stack, write_phantom
 from tests.judges import conformance_errors
 
@@ -185,6 +186,65 @@ def test_wrong_shape_and_nan_are_caller_mistakes(tmp_path):
         derive(series, tmp_path / "out", hu=series.hu[1:])
     with pytest.raises(ValueError, match="finite"):
         derive(series, tmp_path / "out", hu=series.hu * np.nan)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"RescaleIntercept": -1024},
+        {"position": (0.0, 0.0, 2.5), "instance": "one"},
+        {"PatientName": "OTHER^NAME"},
+        {"PatientID": "OTHER-ID"},
+        {"StudyInstanceUID": "1.2.3"},
+        {"ReferencedImageSequence": [make_slice(PixelData=None)]},
+        {"OperatorsName": ["A^B", "C^D"]},
+        {"LossyImageCompression": "01"},
+    ],
+)
+def test_another_header_gives_other_uids_to_the_same_pixels(tmp_path, change):
+    uids = set()
+    for name, attributes in (("a", {}), ("b", change)):
+        save(make_slice(**{"instance": "one", **attributes}), tmp_path / name / "a")
+        (path,) = derive(read_only_series(tmp_path / name), tmp_path / f"{name} derived")
+        dataset = pydicom.dcmread(path)
+        uids |= {dataset.SeriesInstanceUID, dataset.SOPInstanceUID}
+    assert len(uids) == 4
+
+
+@pytest.mark.parametrize(
+    "field", [{"study_uid": "1.2.3"}, {"patient_key": "other"}, {"sop_instance_uids": ("1.2.3",)}]
+)
+def test_another_patient_study_or_image_is_another_source(tmp_path, field):
+    save(make_slice(), tmp_path / "a")
+    (entry,) = discover(tmp_path).series
+    assert source_identity(entry, ["ab"]) != source_identity(replace(entry, **field), ["ab"])
+
+
+def test_elements_true_of_the_source_alone_are_dropped(tmp_path):
+    stale = {
+        "SOPInstanceStatus": "AO",
+        "SOPAuthorizationDateTime": "20260101100000",
+        "SOPAuthorizationComment": "approved",
+        "AuthorizationEquipmentCertificationNumber": "7",
+        "InstanceCreatorUID": "1.2.3",
+        "InstanceCoercionDateTime": "20260101100000",
+        "PixelDataProviderURL": "https://example.org/pixels",
+        "ContentQualification": "PRODUCT",
+        "ExtendedOffsetTable": bytes(8),
+        "ExtendedOffsetTableLengths": bytes(8),
+    }
+    save(make_slice(**stale), tmp_path / "in" / "a")
+    (path,) = derive(read_only_series(tmp_path / "in"), tmp_path / "out")
+    written = pydicom.dcmread(path)
+    assert [keyword for keyword in stale if keyword in written] == []
+
+
+def test_a_number_of_too_few_bytes_is_one_line(tmp_path):
+    """pydicom's error for it is no ValueError."""
+    path = save(make_slice(StudyID="abcd"), tmp_path / "in" / "a")
+    path.write_bytes(path.read_bytes().replace(b"\x20\0\x10\0SH", b"\x20\0\x10\0FD"))
+    with pytest.raises(SeriesError, match="UNREADABLE: a: its header cannot be copied"):
+        derive(read_only_series(tmp_path / "in"), tmp_path / "out")
 
 
 def test_header_that_cannot_be_copied_is_one_line(tmp_path):

@@ -28,8 +28,12 @@ from pipeline.dicom import Code, Task, Verdict, discover, discovery
 from pipeline.dicom.headers import read_header
 from pipeline.errors import DataError
 from tests.dicom_factory import make_slice, save, save_stack
+from tests.enhanced_factory import make_enhanced
 
 COLUMN = [(-10.0, -20.0, z) for z in (0.0, 2.5, 5.0, 7.5, 10.0)]
+
+
+LINKED = "a link to a folder, which is not followed; name its target as IN, or copy it"
 
 
 def only_entry(folder):
@@ -112,11 +116,70 @@ def test_one_slice_is_denoised_slicewise_but_is_no_volume(tmp_path):
 
 
 def test_duplicate_positions_without_acquisition_numbers_are_refused(tmp_path):
-    save_stack(tmp_path / "a", COLUMN, instance=None)
-    save_stack(tmp_path / "b", COLUMN)
+    save_stack(tmp_path / "a", COLUMN)
+    for number, position in enumerate(COLUMN):
+        save(make_slice(position=position, instance=f"phase {number}"), tmp_path / "b" / str(number))
     finding = only_entry(tmp_path).finding(Task.DENOISE)
     assert (finding.code, finding.verdict) == (Code.DUPLICATE_POSITION, Verdict.REFUSED)
     assert "10 of 10 slices" in finding.message
+    assert finding.message.endswith("keep one phase or copy per series")
+
+
+@pytest.mark.parametrize(
+    ("copied", "words"), [(5, "; these are copies of"), (3, "; 6 of these are copies of")]
+)
+def test_copies_of_the_same_images_are_told_from_phases(tmp_path, copied, words):
+    save_stack(tmp_path / "a", COLUMN)
+    for number, position in enumerate(COLUMN):
+        instance = None if number < copied else f"phase {number}"
+        save(make_slice(position=position, instance=instance), tmp_path / "b" / str(number))
+    entry = only_entry(tmp_path)
+    finding = entry.finding(Task.DENOISE)
+    assert finding.code == Code.DUPLICATE_POSITION
+    assert words in finding.message
+    (repeated,) = (one for one in entry.observations if one.code == Code.DUPLICATE_UID)
+    assert f"{2 * copied} of 10 slices" in repeated.message
+    assert len(repeated.files) == 2 * copied
+
+
+def test_slices_that_share_an_identifier_cannot_be_segmented(tmp_path):
+    uid = make_slice().SOPInstanceUID
+    save_stack(tmp_path, COLUMN, SOPInstanceUID=uid)
+    entry = only_entry(tmp_path)
+    assert entry.geometry is not None
+    assert (entry.finding(Task.SEGMENT).code, entry.finding(Task.SEGMENT).verdict) == (
+        Code.DUPLICATE_UID,
+        Verdict.REFUSED,
+    )
+    assert [entry.finding(task) for task in (Task.DENOISE, Task.INGEST)] == [None, None]
+
+
+def test_frames_of_one_file_do_not_share_their_identifier(tmp_path):
+    frames = np.zeros((4, 24, 20), np.int16)
+    save(make_enhanced(frames, COLUMN[:4], [(1, -1024)] * 4), tmp_path / "enhanced")
+    assert Code.DUPLICATE_UID not in {one.code for one in only_entry(tmp_path).observations}
+    (tmp_path / "copy").write_bytes((tmp_path / "enhanced").read_bytes())
+    assert Code.DUPLICATE_UID in {one.code for one in only_entry(tmp_path).observations}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"PatientID": "SECRET-OTHER"},
+        {"PatientID": None},
+        {"StudyInstanceUID": "2.25.7"},
+        {"StudyInstanceUID": None},
+    ],
+)
+@pytest.mark.parametrize("heights", [COLUMN, [(-10.0, -20.0, 12.5 + z) for z in (0.0, 2.5, 5.0)]])
+def test_patients_and_studies_under_one_series_uid_are_kept_apart(tmp_path, other, heights):
+    ours = save_stack(tmp_path / "a", COLUMN)
+    theirs = save_stack(tmp_path / "b", heights, instance=None, **other)
+    entries = discover(tmp_path).series
+    assert {entry.files for entry in entries} == {ours, theirs}
+    assert {entry.series_uid for entry in entries} == {entries[0].series_uid}
+    assert all(entry.finding(Task.INGEST) is None for entry in entries)
+    assert len({(entry.study_uid, entry.part) for entry in entries}) == 2
 
 
 def test_phases_are_told_apart_by_acquisition_number(tmp_path):
@@ -275,8 +338,24 @@ def test_links_and_what_is_no_file_neither_hang_nor_lead_astray(tmp_path):
     way_out = "a link to a file that is not there; bring that back or delete the link"
     assert [(finding.code, finding.message) for finding in found.findings] == [
         (Code.UNREADABLE, f"dangling.dcm: {way_out}"),
+        (Code.LINKED_FOLDER, f"loop: {LINKED}"),
+        (Code.LINKED_FOLDER, f"outside: {LINKED}"),
         (Code.UNREADABLE, f"self: {way_out}"),
     ]
+
+
+def test_a_folder_of_links_to_folders_is_not_silently_empty(tmp_path):
+    save_stack(tmp_path / "elsewhere", COLUMN)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "scan").symlink_to(tmp_path / "elsewhere")
+    found = discover(tmp_path / "in")
+    assert found.series == ()
+    (finding,) = found.findings
+    assert (finding.verdict, finding.code, finding.files) == (
+        Verdict.SKIPPED,
+        Code.LINKED_FOLDER,
+        (tmp_path / "in" / "scan",),
+    )
 
 
 @pytest.fixture
@@ -325,7 +404,8 @@ def test_a_file_that_crashes_its_parser_is_the_only_one_reported(tmp_path, monke
     assert len(found.series[0].files) == neighbours
     (finding,) = found.findings
     assert (finding.code, finding.files) == (Code.UNREADABLE, (tmp_path / "culprit",))
-    assert finding.message == "culprit: the parser of its header crashed; copy the file again"
+    assert finding.message.startswith("culprit: the parser of its header crashed")
+    assert finding.message.endswith("; copy the file again")
     assert seen == list(range(1, neighbours + 2))
 
 

@@ -3,7 +3,8 @@ import pydicom
 import pytest
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from pipeline.dicom import Code, Finding, discover
+from pipeline.dicom import Code, Finding, discover, headers
+from pipeline.dicom.elements import values_of
 from pipeline.dicom.headers import read_header
 from pipeline.dicom.quiet import quiet_pydicom
 from tests.dicom_factory import make_slice, read_only_series, save
@@ -91,6 +92,27 @@ def test_what_cannot_be_read_is_named(tmp_path, content, words):
     assert isinstance(finding, Finding)
     assert finding.code == Code.UNREADABLE
     assert words in finding.message
+
+
+@pytest.mark.parametrize("place", ["_parse", "text_of"])
+def test_a_lack_of_memory_is_not_blamed_on_the_header(tmp_path, monkeypatch, place):
+    path = save(make_slice(), tmp_path / "a")
+
+    def exhaust(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(headers, place, exhaust)
+    with pytest.raises(MemoryError):
+        read_header(path)
+
+
+def test_a_lack_of_memory_is_not_taken_for_a_missing_value():
+    class Exhausted(pydicom.Dataset):
+        def get(self, *_):
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        values_of(Exhausted(), "Modality")
 
 
 @pytest.mark.parametrize("cut", [140, 300, 500])

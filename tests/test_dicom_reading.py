@@ -33,6 +33,8 @@ from pipeline.dicom import (
     read_slices,
     reading,
 )
+from pipeline.dicom.digests import content_digest
+from pipeline.dicom.frames import frame_as_image
 from pipeline.dicom.reading import read_slice
 from pipeline.dicom.sandbox import Limits, sandbox
 from pipeline.hu import AIR_HU
@@ -192,7 +194,7 @@ def test_a_file_that_crashes_its_decoder_fails_alone(tmp_path, monkeypatch):
         patched.setattr(reading, "decode_slice", crash)
         with pytest.raises(SeriesError) as caught:
             read_series(entry)
-    assert str(caught.value) == "CORRUPT_PIXEL_DATA: 003: its decoder crashed; copy the file again"
+    assert str(caught.value).startswith("CORRUPT_PIXEL_DATA: 003: its decoder crashed")
     assert read_series(entry).hu.shape == (3, 24, 20)
 
 
@@ -205,6 +207,33 @@ def test_a_sequence_that_unpacks_to_gigabytes_is_a_named_error(tmp_path, monkeyp
     hurried = partial(sandbox().ordered, limits=Limits(cpu_s=1, wall_s=60))
     monkeypatch.setattr(reading, "sandbox", lambda: SimpleNamespace(ordered=hurried))
     with pytest.raises(SeriesError, match="CORRUPT_PIXEL_DATA: a: its decoder took more than 1 s"):
+        read_series(entry)
+
+
+def test_bits_that_moved_since_the_file_was_found_are_refused(tmp_path):
+    stored = np.arange(480, dtype=np.int16).reshape(24, 20)
+    path = save(make_slice(stored, BitsStored=12, HighBit=11), tmp_path / "a")
+    (entry,) = discover(tmp_path).series
+    save(make_slice(stored, BitsStored=12, HighBit=15), path)
+    with pytest.raises(SeriesError) as caught:
+        read_series(entry)
+    reason = "its bits are not where its header said when found"
+    assert str(caught.value) == f"CORRUPT_PIXEL_DATA: a: {reason}; copy the file again"
+
+
+@pytest.mark.parametrize("kind", ["single-frame", "multi-frame"])
+def test_encapsulated_pixels_without_a_transfer_syntax_are_not_read_as_raw(tmp_path, kind):
+    if kind == "single-frame":
+        path = tmp_path / "a"
+        encode(RLELossless, STORED[0]).save_as(path)
+    else:
+        path = save_enhanced(tmp_path / "a", "RLE")
+    declared = struct.pack("<HH2sH", 2, 0x10, b"UI", 20) + b"1.2.840.10008.1.2.5\0"
+    content = path.read_bytes()
+    assert declared in content
+    path.write_bytes(content.replace(declared, struct.pack("<HH2sH", 2, 0x10, b"UI", 0)))
+    (entry,) = discover(tmp_path).series
+    with pytest.raises(SeriesError, match="CORRUPT_PIXEL_DATA: a: "):
         read_series(entry)
 
 
@@ -336,6 +365,65 @@ def test_frames_of_a_multi_frame_file_are_read_one_by_one(tmp_path, encoding, ta
     np.testing.assert_array_equal(series.hu[~series.padding], wanted[~series.padding])
     assert [header.InstanceNumber for header in series.headers] == [5, 4, 3, 2, 1]
     assert all("PixelData" not in header for header in series.headers)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_no_file_stays_open(tmp_path, encoding):
+    path = save_enhanced(tmp_path / "a", encoding)
+    for frame in (3, 1):
+        frame_as_image(path, frame)
+    assert path not in [one.readlink() for one in Path("/proc/self/fd").iterdir() if one.exists()]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_digest_of_a_slice_does_not_depend_on_its_encoding(tmp_path, encoding):
+    item = make_slice(PixelData=None)
+    one, other = (
+        make_slice(
+            STORED[0],
+            PixelPaddingValue=-2000,
+            OperatorsName=["A^B", "C^D"],
+            InstitutionName="Universität",
+            SpecificCharacterSet="ISO_IR 100",
+            ReferencedImageSequence=[item, pydicom.Dataset()],
+            CTDIvol=5.5,
+            FrameIncrementPointer=[0x00100010, 0x00100020],
+        )
+        for _ in range(2)
+    )
+    save(one, tmp_path / "a")
+    syntax = ENCODINGS[encoding]
+    other.file_meta = FileMetaDataset()
+    other.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    if syntax.is_encapsulated:
+        other.compress(syntax, generate_instance_uid=False)
+    elif encoding == "big endian":
+        other.PixelData = STORED[0].astype(">i2").tobytes()
+    other.file_meta.TransferSyntaxUID = syntax
+    other.set_original_encoding(syntax.is_implicit_VR, syntax.is_little_endian, "ISO_IR 100")
+    other.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x10, "LO", "private")
+    other.save_as(tmp_path / "b", enforce_file_format=True)
+    first, second = (read_slice(tmp_path / name, rows=32, columns=36).pixel_digest for name in "ab")
+    assert first == second
+
+
+def test_the_digest_of_a_slice_does_not_depend_on_the_order_of_its_elements(tmp_path):
+    header = read_slice(save(make_slice(), tmp_path / "a"), rows=24, columns=20).header
+    turned = pydicom.Dataset()
+    for tag in reversed(list(header.keys())):
+        turned[tag] = header[tag]
+    turned.file_meta = header.file_meta
+    assert list(turned.keys()) != list(header.keys())
+    assert content_digest(turned, STORED[0]) == content_digest(header, STORED[0])
+
+
+def test_malformed_elements_count_with_their_bytes(tmp_path):
+    digests = set()
+    for text in ("abcd", "abce", "abcd"):
+        path = save(make_slice(StudyID=text), tmp_path / "a")
+        path.write_bytes(path.read_bytes().replace(b"\x20\0\x10\0SH", b"\x20\0\x10\0FD"))
+        digests.add(read_slice(path, rows=24, columns=20).pixel_digest)
+    assert len(digests) == 2
 
 
 def test_frames_of_several_files_are_one_stack(tmp_path):

@@ -19,6 +19,7 @@ import pytest
 from pipeline.dicom import Code, SeriesError
 from pipeline.dicom.sandbox import Limits, Sandbox, SandboxError, sandbox
 from pipeline.dicom.verdicts import file_finding
+from pipeline.errors import PipelineError
 
 SHORT = Limits(cpu_s=1, wall_s=1.0)
 
@@ -72,6 +73,11 @@ def spin():
 def sleep_in_c_code(seconds=600):
     """Hold the interpreter lock all the while, so that no Python thread of the process can run."""
     ctypes.PyDLL(None).sleep(seconds)
+
+
+def stop_for_good():
+    """As unreachable for signals as a process that waits for a disk that hangs."""
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def fill_memory(gigabytes):
@@ -164,7 +170,7 @@ def test_a_task_that_ends_its_process_is_an_error_of_that_task_alone(pool, task,
     before = [pool.submit(double, number) for number in range(5)]
     culprit = pool.submit(task, *arguments)
     after = [pool.submit(double, number) for number in range(5)]
-    with pytest.raises(SandboxError, match=r"^crashed$"):
+    with pytest.raises(SandboxError, match=r"^crashed twice, or the machine is short of memory$"):
         culprit.result()
     assert [future.result() for future in before + after] == [0, 2, 4, 6, 8] * 2
 
@@ -198,6 +204,53 @@ def test_a_task_that_hangs_is_ended(pool, task):
         pool.submit(task, limits=SHORT).result()
     assert time.monotonic() - started < 10
     assert pool.submit(double, 1).result() == 2
+
+
+def test_a_task_that_no_signal_reaches_is_left_behind(pool, monkeypatch):
+    monkeypatch.setattr("pipeline.dicom.sandbox._GRACE_S", 0.3)
+    with pytest.raises(SandboxError, match=r"^took more than 1 s$"):
+        pool.submit(stop_for_good, limits=SHORT).result(timeout=10)
+    assert pool.submit(double, 1).result(timeout=10) == 2
+
+
+def test_a_server_that_never_gets_ready_is_given_up(pool, monkeypatch):
+    monkeypatch.setattr("pipeline.dicom.sandbox._START_S", 0.2)
+    change_server(monkeypatch, "import time; time.sleep(600)")
+    with pytest.raises(PipelineError, match="the processes that read DICOM files do not start"):
+        pool.submit(double, 1).result(timeout=10)
+
+
+def test_a_process_that_cannot_be_forked_costs_the_others_nothing(pool, monkeypatch, tmp_path):
+    change_server(monkeypatch, REFUSE_FORKS_WHILE.format(marker=str(tmp_path / "marker")))
+    pids = {future.result() for future in [pool.submit(pid_after, 0.3) for _ in range(2)]}
+    os.kill(max(pids), signal.SIGKILL)
+    (tmp_path / "marker").touch()
+    tasks = [pool.submit(pid_after, 0.5) for _ in range(2)]
+    errors = [task.exception(timeout=10) for task in tasks]
+    assert sorted(str(type(error).__name__) for error in errors) == ["NoneType", "PipelineError"]
+    (tmp_path / "marker").unlink()
+    assert pool.submit(double, 1).result(timeout=10) == 2
+
+
+REFUSE_FORKS_WHILE = """
+import os
+fork = os.fork
+def fork_or_not():
+    if os.path.exists({marker!r}):
+        raise OSError("no memory")
+    return fork()
+os.fork = fork_or_not
+"""
+
+
+def change_server(monkeypatch, prologue):
+    """Have the server run a few lines before it serves."""
+    start = subprocess.Popen
+
+    def popen(command, **options):
+        return start([*command[:2], f"{prologue}\n{command[2]}"], **options)
+
+    monkeypatch.setattr("pipeline.dicom.sandbox.subprocess.Popen", popen)
 
 
 def test_computing_time_is_per_task(pool):

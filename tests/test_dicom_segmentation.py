@@ -12,10 +12,10 @@ import pydicom
 import pytest
 from pydicom import DataElement
 
-from pipeline.dicom import Derivation, SegmentLabel, write_segmentation
+from pipeline.dicom import Derivation, SegmentLabel, SeriesError, segmentation, write_segmentation
 from pipeline.dicom.segmentation import plane_header
 from pipeline.errors import DataError
-from tests.dicom_factory import NOON, read_only_series, save_stack, write_phantom
+from tests.dicom_factory import NOON, make_slice, read_only_series, save, save_stack, write_phantom
 from tests.judges import conformance_errors
 
 ANATOMY = ("123037004", "SCT", "Anatomical Structure")
@@ -104,7 +104,7 @@ def test_a_body_without_organs_is_written_alone(tmp_path, series, label_map):
 
 def test_the_planes_of_the_source_headers_are_enough(tmp_path, series, label_map):
     stripped = [series.headers[0], *map(plane_header, series.headers[1:])]
-    assert len(stripped[1]) <= 7
+    assert len(stripped[1]) <= 10
     whole, lean = (
         write(series, label_map, tmp_path / name, headers=headers, whole_body=BODY)
         for name, headers in (("whole", series.headers), ("lean", stripped))
@@ -186,6 +186,43 @@ def test_lossy_compression_of_the_source_is_declared(tmp_path, series, label_map
         header.file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
     dataset = pydicom.dcmread(*write(series, label_map, tmp_path / "out"))
     assert dataset.LossyImageCompression == "01"
+
+
+@pytest.mark.parametrize("lean", [False, True])
+def test_lossy_compression_of_one_later_slice_is_declared(tmp_path, series, label_map, lean):
+    for header in series.headers:
+        header.LossyImageCompression = "00"
+    series.headers[2].LossyImageCompression = "01"
+    series.headers[2].LossyImageCompressionRatio = 12
+    series.headers[2].LossyImageCompressionMethod = "ISO_10918_1"
+    headers = [series.headers[0], *map(plane_header, series.headers[1:])] if lean else series.headers
+    dataset = pydicom.dcmread(*write(series, label_map, tmp_path / "out", headers=headers))
+    assert dataset.LossyImageCompression == "01"
+    assert (dataset.LossyImageCompressionRatio, dataset.LossyImageCompressionMethod) == (12, "ISO_10918_1")
+
+
+def test_lossy_encoding_of_one_later_slice_is_declared(tmp_path, series, label_map):
+    series.headers[3].file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
+    lean = [series.headers[0], *map(plane_header, series.headers[1:])]
+    dataset = pydicom.dcmread(*write(series, label_map, tmp_path / "out", headers=lean))
+    assert dataset.LossyImageCompression == "01"
+
+
+def unconvertible(_):
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize("defect", ["too few bytes", "not implemented"])
+def test_a_header_that_cannot_be_referred_to_is_one_line(tmp_path, monkeypatch, defect):
+    path = save(make_slice(StudyID="abcd"), tmp_path / "in" / "a")
+    if defect == "too few bytes":
+        path.write_bytes(path.read_bytes().replace(b"\x20\0\x10\0SH", b"\x20\0\x10\0FD"))
+    else:
+        monkeypatch.setattr(segmentation, "_algorithm", unconvertible)
+    series = read_only_series(tmp_path / "in")
+    label_map = np.full(series.hu.shape, LIVER.value, np.uint8)
+    with pytest.raises(SeriesError, match="UNREADABLE: a: its header cannot be copied"):
+        write(series, label_map, tmp_path / "out", labels=(LIVER,))
 
 
 def test_empty_label_map_is_refused(tmp_path, series, label_map):

@@ -132,7 +132,7 @@ def test_a_source_that_changes_between_the_passes_stops_the_series(tmp_path, ent
     writer = writer_for(entry, tmp_path / "out")
     save(make_slice(np.zeros((24, 20), np.int16), position=POSITIONS[0]), entry.files[0])
     (one,) = read_slices(entry, [0])
-    with pytest.raises(SeriesError, match="CORRUPT_PIXEL_DATA: 003: its pixels changed"):
+    with pytest.raises(SeriesError, match="CORRUPT_PIXEL_DATA: 003: its content changed"):
         writer.write(0, one, one.hu)
     assert not list((tmp_path / "out").iterdir())
 

@@ -1,3 +1,4 @@
+import pickle
 import re
 from pathlib import Path
 
@@ -37,3 +38,9 @@ def test_series_error_carries_its_finding():
     error = SeriesError(finding)
     assert error.finding is finding
     assert str(error) == "NOT_HU: no slope"
+
+
+def test_series_error_comes_through_a_pickle_whole():
+    finding = Finding(Verdict.REFUSED, Code.NOT_HU, "no slope", (Path("a"),))
+    error = pickle.loads(pickle.dumps(SeriesError(finding)))  # noqa: S301  our own
+    assert (type(error), error.finding, str(error)) == (SeriesError, finding, "NOT_HU: no slope")

@@ -43,8 +43,8 @@ PATIENT = image(**{"-1000": 0.4, "-100": 0.2, "400": 0.02})
 def facts(hu: np.ndarray = PATIENT, **changes: Any) -> SeriesFacts:
     known: dict[str, Any] = {
         "pixel_spacing_mm": (0.7, 0.7),
-        "slice_thickness_mm": 2.0,
-        "kernel": "B30f",
+        "slice_thicknesses_mm": (2.0,),
+        "kernels": ("B30f",),
         "noise_sd_hu": 10.0,
         "visible": np.ones(hu.shape, np.bool_),
     }
@@ -62,9 +62,9 @@ def test_a_series_like_the_training_is_familiar():
         ({"noise_sd_hu": 3.0}, "noise 3.0 HU (trained on 8.0 to 16.0)"),
         ({"pixel_spacing_mm": (0.7, 1.2)}, "pixel spacing 0.7 x 1.2 mm (trained on 0.6 to 0.9)"),
         ({"pixel_spacing_mm": (0.4, 0.7)}, "pixel spacing 0.4 x 0.7 mm (trained on 0.6 to 0.9)"),
-        ({"slice_thickness_mm": 5.0}, "slice thickness 5 mm (trained on 1 to 3)"),
-        ({"slice_thickness_mm": 0.5}, "slice thickness 0.5 mm (trained on 1 to 3)"),
-        ({"kernel": "B70f"}, "kernel B70f (trained on B40f, B30f)"),
+        ({"slice_thicknesses_mm": (5.0,)}, "slice thickness 5 mm (trained on 1 to 3)"),
+        ({"slice_thicknesses_mm": (2.0, 0.5)}, "slice thickness 0.5 mm (trained on 1 to 3)"),
+        ({"kernels": ("B30f", "B70f")}, "kernel B70f (trained on B40f, B30f)"),
     ],
 )
 def test_each_fact_beyond_its_margin_is_a_phrase_with_both_values(changes, phrase):
@@ -75,7 +75,7 @@ def test_each_fact_beyond_its_margin_is_a_phrase_with_both_values(changes, phras
     ("name", "inside", "outside"),
     [
         ("noise_sd_hu", (6.4, 20.0), (6.39, 20.01)),
-        ("slice_thickness_mm", (0.667, 4.5), (0.66, 4.51)),
+        ("slice_thicknesses_mm", ((0.667,), (4.5,)), ((0.66,), (4.51,))),
         ("pixel_spacing_mm", ((0.48, 0.48), (1.125, 1.125)), ((0.479, 0.7), (0.7, 1.126))),
     ],
 )
@@ -85,13 +85,15 @@ def test_margins_divide_below_and_multiply_above(name, inside, outside):
 
 
 def test_every_unfamiliar_fact_is_told():
-    told = unfamiliar(TRAINED, facts(PATIENT + 1024, noise_sd_hu=50.0, kernel="B70f", slice_thickness_mm=9.0))
+    told = unfamiliar(
+        TRAINED, facts(PATIENT + 1024, noise_sd_hu=50.0, kernels=("B70f",), slice_thicknesses_mm=(9.0,))
+    )
     assert [phrase.split()[1] for phrase in told] == ["of", "50.0", "thickness", "B70f"]
 
 
 def test_a_single_training_value_is_shown_once():
     trained = TRAINED | {"slice_thickness_mm": [2.0, 2.0]}
-    (phrase,) = unfamiliar(trained, facts(slice_thickness_mm=8.0))
+    (phrase,) = unfamiliar(trained, facts(slice_thicknesses_mm=(8.0,)))
     assert phrase == "slice thickness 8 mm (trained on 2)"
 
 
@@ -104,19 +106,19 @@ def test_a_segmenter_has_met_the_noise_of_both_doses():
 
 def test_at_most_three_kernels_are_named_the_commonest_first():
     trained = TRAINED | {"kernels": {"A": 1, "B": 5, "C": 2, "D": 7, "E": 1}}
-    assert unfamiliar(trained, facts(kernel="X")) == ("kernel X (trained on D, B, C, …)",)
+    assert unfamiliar(trained, facts(kernels=("X",))) == ("kernel X (trained on D, B, C, …)",)
 
 
 def test_kernels_are_compared_without_case_but_otherwise_in_full():
     trained = TRAINED | {"kernels": {"STANDARD": 1}}
-    assert unfamiliar(trained, facts(kernel="Standard")) == ()
-    assert unfamiliar(trained, facts(kernel="STAND")) == ("kernel STAND (trained on STANDARD)",)
+    assert unfamiliar(trained, facts(kernels=("Standard",))) == ()
+    assert unfamiliar(trained, facts(kernels=("STAND",))) == ("kernel STAND (trained on STANDARD)",)
 
 
 def test_what_either_side_does_not_know_says_nothing():
-    unknown = {"pixel_spacing_mm": None, "slice_thickness_mm": None, "kernel": None, "noise_sd_hu": None}
+    unknown = {"pixel_spacing_mm": None, "slice_thicknesses_mm": (), "kernels": (), "noise_sd_hu": None}
     assert unfamiliar(TRAINED, facts(**unknown)) == ()
-    wild = {"slice_thickness_mm": 99.0, "kernel": "X", "noise_sd_hu": 999.0}
+    wild = {"slice_thicknesses_mm": (99.0,), "kernels": ("X",), "noise_sd_hu": 999.0}
     assert unfamiliar({}, facts(PATIENT + 2000, pixel_spacing_mm=(9.0, 9.0), **wild)) == ()
     statistics = CaseStatistics((), None, {"normal_dose": None, "low_dose": None}, count_hu(PATIENT))
     assert unfamiliar(describe([(case(PATIENT.shape, (0.7, 0.7)), statistics)]), facts(**wild)) == ()
@@ -179,8 +181,8 @@ def facts_of(entry: SeriesEntry) -> SeriesFacts:
     survey = survey_series(entry)
     return SeriesFacts(
         pixel_spacing_mm=entry.pixel_spacing_mm,
-        slice_thickness_mm=entry.slice_thickness_mm,
-        kernel=entry.kernel,
+        slice_thicknesses_mm=survey.slice_thicknesses_mm,
+        kernels=survey.kernels,
         noise_sd_hu=global_noise_sd_hu(survey.hu, survey.hu),
         hu=survey.hu,
         visible=survey.visible,

@@ -135,7 +135,8 @@ def test_damaged_files_neither_crash_nor_hang_nor_get_lost(tmp_path):
 
 
 HOSTILE_UIDS = {
-    "parent": "../../../../../../../../tmp/escaped",
+    "parent": "../../../../../../../../../../../..{outside}",
+    "absolute": "{outside}",
     "root": "/",
     "dot": ".",
     "null": "1.2\0/../3",
@@ -150,12 +151,15 @@ HOSTILE_UIDS = {
 @pytest.mark.parametrize("name", HOSTILE_UIDS)
 def test_uids_that_look_like_paths_never_reach_one(tmp_path, name):
     uids = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
+    outside = tmp_path / "escaped"
+    uid = HOSTILE_UIDS[name].format(outside=outside)
     with disable_value_validation():
-        save(make_slice(**dict.fromkeys(uids, HOSTILE_UIDS[name])), tmp_path / "in" / "a")
+        save(make_slice(**dict.fromkeys(uids, uid)), tmp_path / "in" / "a")
     save(make_slice(), tmp_path / "in" / "b")
     before = set(tmp_path.rglob("*"))
     outcomes = run(tmp_path / "in", tmp_path / "out")
     assert sum(outcome.files for outcome in outcomes) == 2
+    assert not list(tmp_path.glob("escaped*"))
     written = {path.relative_to(tmp_path / "out") for path in set(tmp_path.rglob("*")) - before}
     names = {part for path in written for part in path.parts}
     assert all(re.fullmatch(r"[.\w-]+", name, re.ASCII) for name in names)

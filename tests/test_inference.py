@@ -1,7 +1,9 @@
 """Trained networks on folders of DICOM: what is written, kept, refused, and survived."""
 
+import errno
 import json
 import stat
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -14,8 +16,9 @@ from pipeline.errors import DataError
 from pipeline.hu import AIR_HU
 from pipeline.inference import staging
 from pipeline.inference.folder import run_folder
+from pipeline.inference.locks import series_lock, target_lock
 from pipeline.inference.networks import Network, denoise, segment
-from pipeline.inference.outcomes import Outcome, exit_code
+from pipeline.inference.outcomes import Outcome, exit_code, plan_series
 from pipeline.inference.pseudonyms import Pseudonyms, load_secret
 from pipeline.inference.restoration import Restoration
 from pipeline.inference.treatment import UnfitSeriesError
@@ -88,6 +91,29 @@ def test_pseudonyms_depend_on_the_secret_and_repeat():
     assert PSEUDONYMS.name("series", "1.2.3") == Pseudonyms(b"0" * 32).name("series", "1.2.3")
     assert PSEUDONYMS.name("series", "1.2.3") != Pseudonyms(b"1" * 32).name("series", "1.2.3")
     assert "0000" not in repr(PSEUDONYMS)
+
+
+@pytest.mark.parametrize("keyword", ["patient_key", "study_uid", "series_uid", "part"])
+def test_series_that_share_a_uid_have_names_of_their_own(tmp_path, keyword):
+    write_source(tmp_path)
+    (entry,) = discover(tmp_path).series
+    other = replace(entry, **{keyword: 1 if keyword == "part" else "other"})
+    names = {plan_series(one, restoration(), PSEUDONYMS).planned.series for one in (entry, other)}
+    assert len(names) == 2
+
+
+def test_a_lock_is_a_flock_or_an_error(tmp_path, monkeypatch):
+    """A soft lock is held for as long as its file is there."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    (tmp_path / ".locks").mkdir()
+    for lock in (target_lock(tmp_path), series_lock(tmp_path, "series-1")):
+        with pytest.raises(DataError, match="its file system has no locks") as refused, lock:
+            pass
+        assert "\n" not in str(refused.value)
 
 
 def test_the_secret_is_made_once_and_private(tmp_path):
@@ -222,8 +248,8 @@ def test_a_file_that_vanishes_during_the_run_is_named_by_its_name(tmp_path):
     write_source(tmp_path / "in" / "b", "b")
 
     class Remover(Silent):
-        def planned(self, slices):
-            super().planned(slices)
+        def planned(self, slices, series):
+            super().planned(slices, series)
             gone.unlink()
 
     outcomes = run(tmp_path / "in", tmp_path / "out", observer=Remover())

@@ -458,6 +458,12 @@ def test_nasty_folders_get_their_verdicts(
 def test_every_real_scan_can_be_denoised(real_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = inspected(real_data / "ct", capsys)
     assert document["exit_code"] == 0
+    repeats = [
+        series["folder"]
+        for series in document["series"]
+        if series["tasks"]["segment"] == {"verdict": "refused", "code": "DUPLICATE_UID"}
+    ]
+    assert repeats == ["totalseg_dicom_j2k/ct"]
     whole = [series["folder"] for series in document["series"] if series["no_grid"] is None]
     assert whole == [
         "lidc_0314_chest_1mm",

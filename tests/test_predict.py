@@ -408,6 +408,20 @@ def test_an_output_that_cannot_be_written_is_one_line(tmp_path, denoiser, ldct, 
     assert f"{tmp_path / target}: " in complaint(result, 1)
 
 
+def test_a_secret_that_cannot_be_kept_is_one_line(tmp_path, denoiser, ldct, monkeypatch):
+    write_source(tmp_path / "in")
+    monkeypatch.delenv("DVC_ROOT")
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/proc/nobody")
+    monkeypatch.chdir(tmp_path)
+    result = ldct("predict", tmp_path / "in", tmp_path / "out", "--denoiser", denoiser)
+    assert complaint(result, 1) == (
+        "ldct: the pseudonym secret cannot be kept in /proc/nobody/.local/state/ldct; "
+        "set XDG_STATE_HOME to a folder of yours\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def cut_short(path):
     path.write_bytes(path.read_bytes()[:-100])
 

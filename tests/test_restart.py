@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,12 +20,14 @@ import numpy as np
 import pydicom
 import pytest
 
+from pipeline.dicom import Verdict
 from pipeline.errors import DataError
 from pipeline.inference import series_run, views
 from pipeline.inference.journal import MARKER, open_target
 from pipeline.inference.locks import series_lock, target_lock
-from pipeline.inference.outcomes import exit_code
+from pipeline.inference.outcomes import Outcome, exit_code
 from pipeline.inference.terminal import Terminal
+from pipeline.inference.treatment import UnfitSeriesError
 from tests import restart_runs
 from tests.batch_cases import run, the_series, tree
 from tests.predict_cases import NOW, Copying, Silent, write_source
@@ -63,7 +66,8 @@ def wait_until(condition):
 
 @pytest.mark.slow
 def test_killed_at_any_moment_a_run_is_brought_to_its_end_by_the_next(tmp_path):
-    source = write_sources(tmp_path / "in", "abcdefghijklmnopqrst", slices=2)
+    source = write_sources(tmp_path / "in", "adgjmps", slices=2)
+    write_sources(source, "bcefhiklnoqrt", slices=1)  # no volumes, so no segmentation, which takes most time
     undisturbed = tmp_path / "undisturbed"
     start(restart_runs.predict, source, tmp_path / "warm up").join()
     began = time.monotonic()
@@ -170,6 +174,79 @@ def test_a_series_of_another_run_is_waited_for_and_then_found_done(tmp_path):
     assert (tmp_path / "log").read_text().split().count(held) == 1
 
 
+def outcome_of(series=None, *, verdict="done", codes=(), message="", place=""):
+    return Outcome(
+        study=series and "study-1",
+        series=series,
+        verdict=Verdict(verdict),
+        reason_codes=codes,
+        files=1,
+        message=message,
+        place=place,
+    )
+
+
+def test_a_line_tells_where_the_series_lies(tmp_path, capsys):
+    source = write_sources(tmp_path / "in", "ab")
+    (source / "b").rename(source / "odd\x1b[2J")
+    with Terminal("predict") as terminal:
+        run(source, tmp_path / "out", Copying(), observer=terminal)
+    first, second, _ = capsys.readouterr().out.splitlines()
+    assert first.endswith("  files: 3  a")
+    assert second.endswith(r"  files: 3  odd\x1b[2J")
+    assert "odd" not in "".join(path.read_text() for path in (tmp_path / "out").glob("[js]*.*"))
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit])
+def test_an_interrupted_run_tells_how_far_it_came(capsys, ending):
+    with pytest.raises(ending), Terminal("predict") as terminal:  # noqa: PT012
+        terminal.planned(9, 3)
+        terminal.settled(outcome_of("series-1"))
+        terminal.settled(outcome_of("series-2", verdict="failed"))
+        raise ending
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == "1 of 3 series done; run the same command again to go on"
+
+
+@pytest.mark.parametrize(("number", "lines"), [(20, 20), (21, 1)])
+def test_many_stray_files_share_a_line(capsys, number, lines):
+    with Terminal("predict") as terminal:
+        for one in range(number):
+            name = f"{one}.dcm"
+            terminal.settled(
+                outcome_of(verdict="failed", codes=("UNREADABLE",), message=f"{name}: empty", place=name)
+            )
+        terminal.planned(0, 0)
+        *printed, last = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert len([*printed, last]) == lines
+    summed_up = "failed    file  files: 21  UNREADABLE 0.dcm, 1.dcm, 2.dcm and 18 more"
+    assert last == (summed_up if lines == 1 else "failed    file  files: 1  19.dcm  UNREADABLE 19.dcm: empty")
+
+
+def test_a_linked_folder_is_passed_over_in_a_line_and_other_skipped_files_in_none(capsys):
+    with Terminal("predict") as terminal:
+        terminal.settled(outcome_of(verdict="skipped", codes=("NOT_DICOM",), message="a.txt: no DICOM"))
+        terminal.settled(outcome_of(verdict="skipped", codes=("LINKED_FOLDER",), message="b: a link"))
+    assert capsys.readouterr().out.splitlines() == [
+        "skipped   file  files: 1  LINKED_FOLDER b: a link",
+        "predict: 2 skipped",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output", ["| true", "> /dev/full"])
+def test_lines_that_cannot_be_printed_end_no_run(tmp_path, output):
+    write_sources(tmp_path / "in", "abc")
+    ldct = f"sleep 1; '{sys.executable}' -m tests.restart_runs show '{tmp_path / 'in'}' '{tmp_path / 'out'}'"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; ({ldct}) {output}"], capture_output=True, text=True, check=False
+    )
+    assert len(list(tmp_path.glob("out/*/*/series.json"))) == 3
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("ldct: no more is shown (")
+
+
 def test_waiting_is_said_in_one_line(capsys):
     with Terminal("predict") as terminal:
         terminal.waiting(2)
@@ -225,16 +302,20 @@ def test_views_are_written_one_run_at_a_time(tmp_path):
     source = write_sources(tmp_path / "in", "a")
     run(source, tmp_path / "out", Copying())
     before = (tmp_path / "out" / "journal.jsonl").stat().st_mtime_ns
+    settled, lock_is_taken = threading.Event(), threading.Event()
+
+    class Told(Silent):
+        def settled(self, _):
+            settled.set()
+            assert lock_is_taken.wait(WAIT_S)
+
     with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(run, source, tmp_path / "out", Copying(setting=1), observer=Told())
+        assert settled.wait(WAIT_S)
         with target_lock(tmp_path / "out"):
-            waiting = threading.Event()
-
-            class Told(Silent):
-                def settled(self, _):
-                    waiting.set()
-
-            other = pool.submit(run, source, tmp_path / "out", Copying(setting=0), observer=Told())
+            lock_is_taken.set()
             time.sleep(0.3)
+            assert not other.done()
             assert (tmp_path / "out" / "journal.jsonl").stat().st_mtime_ns == before
         other.result(WAIT_S)
     assert (tmp_path / "out" / "journal.jsonl").stat().st_mtime_ns > before
@@ -314,6 +395,87 @@ def test_another_setting_is_done_again(tmp_path):
     assert run(source, tmp_path / "out", Copying(setting=2))[0].reused
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ending(Copying):
+    """Finishes no series."""
+
+    error: Exception
+
+    def treat(self, *_, **__):
+        raise self.error
+
+
+REFUSED = Ending(setting=1, error=UnfitSeriesError("UNFAMILIAR", "unlike the training"))
+FAILED = Ending(setting=1, error=DataError("reads back differently"))
+
+
+def in_place(_):
+    """The earlier result lies where it belongs."""
+
+
+def killed_as_it_was_replaced(out):
+    (out / ".staging").mkdir()
+    the_series(out).rename(out / ".staging" / f"{the_series(out).name}.replaced")
+
+
+def killed_as_it_was_withdrawn(out):
+    (out / ".staging").mkdir()
+    the_series(out).rename(out / ".staging" / f"{the_series(out).name}.withdrawn")
+
+
+@pytest.mark.parametrize("state", [in_place, killed_as_it_was_replaced, killed_as_it_was_withdrawn])
+def test_a_series_refused_now_has_no_earlier_result(tmp_path, state):
+    source, out = write_sources(tmp_path / "in", "a"), tmp_path / "out"
+    run(source, out, Copying())
+    state(out)
+    (outcome,) = run(source, out, REFUSED)
+    assert (outcome.verdict, outcome.reason_codes) == ("refused", ("UNFAMILIAR",))
+    assert outcome.message == "unlike the training"
+    assert not [*out.glob("study-*/*"), *out.glob(".staging")]
+    assert json.loads((out / "summary.json").read_text())["verdicts"] == {"refused": 1}
+
+
+def test_a_series_refused_from_its_headers_now_has_no_earlier_result_and_the_others_do(tmp_path):
+    source, out = write_sources(tmp_path / "in", "ab"), tmp_path / "out"
+    run(source, out, Copying())
+    for path in (source / "a").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.RescaleType = "OD"
+        dataset.save_as(path)
+    outcomes = run(source, out, Copying())
+    assert sorted((one.verdict, one.reason_codes) for one in outcomes) == [
+        ("done", ()),
+        ("refused", ("NOT_HU",)),
+    ]
+    (kept,) = out.glob("study-*/*")
+    assert [kept.name] == [one.series for one in outcomes if one.verdict == "done"]
+
+
+@pytest.mark.parametrize("state", [in_place, killed_as_it_was_replaced])
+def test_the_earlier_result_of_a_series_that_fails_now_is_kept_and_told(tmp_path, state):
+    source, out = write_sources(tmp_path / "in", "a"), tmp_path / "out"
+    run(source, out, Copying())
+    expected = contents(the_series(out))
+    state(out)
+    (outcome,) = run(source, out, FAILED)
+    assert (outcome.verdict, outcome.message) == (
+        "failed",
+        "reads back differently; the earlier result is kept",
+    )
+    assert contents(the_series(out)) == expected
+    _, line = (out / "journal.jsonl").read_text().splitlines()
+    assert json.loads(line)["reason_codes"] == ["UNEXPECTED_ERROR", "EARLIER_RESULT"]
+    page = (out / "journal.html").read_text()
+    assert all(code in page for code in ("UNEXPECTED_ERROR", "EARLIER_RESULT", "an earlier run is kept"))
+    (again,) = run(source, out, Copying())
+    assert (again.reused, again.reason_codes) == (True, ())
+
+
+def test_a_series_that_fails_without_an_earlier_result_tells_of_none(tmp_path):
+    (outcome,) = run(write_sources(tmp_path / "in", "a"), tmp_path / "out", FAILED)
+    assert outcome.reason_codes == ("UNEXPECTED_ERROR",)
+
+
 def test_a_folder_of_an_older_schema_is_refused_in_one_line(tmp_path):
     source = write_sources(tmp_path / "in", "a")
     marker = {"ldct_predict": 1, "started": NOW.isoformat(), "key_id": "k"}
@@ -330,8 +492,8 @@ class Changing(Silent):
         super().__init__()
         self._change = change
 
-    def planned(self, slices):
-        super().planned(slices)
+    def planned(self, slices, series):
+        super().planned(slices, series)
         self._change()
 
 

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -23,19 +24,22 @@ from pipeline.bundle import Bundle
 from pipeline.dicom import discover, read_series, write_derived_series
 from pipeline.errors import ConfigError, DataError
 from pipeline.hu import WATER_CENTRED, HUWindow
-from pipeline.inference import restorer, results, stream
+from pipeline.inference import restorer, results, stream, survey
 from pipeline.inference.networks import Network, denoise, segment
 from pipeline.inference.restoration import Restoration
-from pipeline.inference.stream import Behind
+from pipeline.inference.stream import Behind, read_chunks
 from pipeline.inference.survey import survey_series
 from pipeline.inference.treatment import Stopwatch, UnfitSeriesError
 from pipeline.inference.untouched import link_files
 from pipeline.metrics.noise import global_noise_sd_hu
 from pipeline.models import RedCNN, build_model
-from tests.dicom_factory import HEAD_FIRST_GRID, save_stack, write_phantom
+from tests.batch_cases import run, the_series
+from tests.dicom_factory import HEAD_FIRST_GRID, save, save_stack, write_phantom
+from tests.enhanced_factory import make_enhanced
 from tests.predict_cases import LABELS, NOW, write_source
 
 GRID_SHAPE = (7, 45, 53)
+DIGESTS = ("digest",) * 7
 FINGERPRINT = {"slice_thickness_mm": [1.0, 1.5], "kernels": {"B30": 3}}
 
 
@@ -112,6 +116,13 @@ def treat(entry, folder, chosen, *, grid="its own", on_slices=lambda _: None):
     folder.mkdir()
     grid = entry.geometry if grid == "its own" else grid
     return chosen.treat(entry, folder, grid=grid, clock=NOW, on_slices=on_slices)
+
+
+def rewrite(path, **attributes):
+    image = pydicom.dcmread(path)
+    for keyword, value in attributes.items():
+        setattr(image, keyword, value)
+    image.save_as(path)
 
 
 def contents(folder):
@@ -216,11 +227,11 @@ def test_a_series_is_measured_on_the_sample_of_its_survey(tmp_path):
     write_phantom(np.rint(hu).astype(np.int16), tmp_path / "in", replace(HEAD_FIRST_GRID, shape=shape))
     entry = only_entry(tmp_path / "in")
     measured = treat(entry, tmp_path / "out", restoration(with_segmenter=False))
-    survey = survey_series(entry)
-    after = read_series(only_entry(tmp_path / "out" / "denoised")).hu[list(survey.indices)]
-    assert len(survey.indices) == 8
+    sample = survey_series(entry)
+    after = read_series(only_entry(tmp_path / "out" / "denoised")).hu[list(sample.indices)]
+    assert len(sample.indices) == 8
     assert measured.noise_sd_hu["before"] == pytest.approx(20, rel=0.05)
-    assert measured.noise_sd_hu["after"] == pytest.approx(global_noise_sd_hu(survey.hu, after), abs=0.5)
+    assert measured.noise_sd_hu["after"] == pytest.approx(global_noise_sd_hu(sample.hu, after), abs=0.5)
 
 
 def test_noise_that_cannot_be_measured_is_not_mentioned(tmp_path):
@@ -249,7 +260,7 @@ def test_every_step_is_timed(tmp_path):
     steps = {"survey", "read", "denoise", "segment", "wait", "write", "check", "total"}
     assert steps <= set(measured.timings_s)
     assert all(measured.timings_s[step] <= measured.timings_s["total"] for step in ("survey", "denoise"))
-    assert sum(told) == restoration().passes(7, has_grid=True) == 14
+    assert sum(told) == restoration().passes(7, segmentable=True) == 14
 
 
 def test_a_stopwatch_loses_nothing_between_threads():
@@ -390,18 +401,18 @@ def test_whatever_stops_the_network_ends_the_writer_too(tmp_path, stop):
 @pytest.mark.parametrize("with_denoiser", [True, False])
 def test_pixels_that_change_between_the_passes_fail_the_series(tmp_path, monkeypatch, with_denoiser):
     entry = noisy_series(tmp_path / "in")
-    survey = stream.read_slices
+    second_pass = stream.read_slices
 
     def change_then_read(entry):
         content = bytearray(entry.files[4].read_bytes())
         content[-100] ^= 1
         entry.files[4].write_bytes(content)
-        return survey(entry)
+        return second_pass(entry)
 
     monkeypatch.setattr(stream, "read_slices", change_then_read)
     chosen = restoration()
     chosen = chosen if with_denoiser else replace(chosen, denoiser=None)
-    with pytest.raises(DataError, match="its pixels changed while the series was processed") as failed:
+    with pytest.raises(DataError, match="its content changed while the series was processed") as failed:
         treat(entry, tmp_path / "out", chosen)
     assert failed.value.finding.code == "CORRUPT_PIXEL_DATA"
 
@@ -467,11 +478,36 @@ def test_a_file_of_many_frames_is_passed_on_once(tmp_path):
 
 
 def test_a_familiar_series_is_treated_whatever_is_done_with_others(tmp_path):
-    entry = replace(noisy_series(tmp_path / "in"), kernel="b30", slice_thickness_mm=1.2)
+    entry = noisy_series(tmp_path / "in")
+    for path in entry.files:
+        rewrite(path, ConvolutionKernel="b30", SliceThickness=1.2)
     for on_unfamiliar in ("pass", "refuse"):
         measured = treat(entry, tmp_path / on_unfamiliar, unfamiliar_with(on_unfamiliar))
         assert (measured.reason_codes, measured.unfamiliar) == ((), ())
         assert (tmp_path / on_unfamiliar / "denoised").is_dir()
+
+
+def test_a_series_is_as_unfamiliar_as_any_slice_of_its_sample(tmp_path):
+    entry = noisy_series(tmp_path / "in")
+    for path in entry.files:
+        rewrite(path, ConvolutionKernel="B30", SliceThickness=1.2)
+    rewrite(entry.files[-1], ConvolutionKernel="RAMP", SliceThickness=2.5)
+    measured = treat(only_entry(tmp_path / "in"), tmp_path / "out", unfamiliar_with("warn"))
+    assert measured.unfamiliar == PHRASES
+
+
+@pytest.mark.parametrize(
+    ("degradation", "judged"), [((), ["noise"]), (({"kind": "awgn"},), [])], ids=["low dose", "degraded"]
+)
+def test_noise_is_judged_only_where_the_network_has_met_that_of_low_dose(tmp_path, degradation, judged):
+    shape = (3, 96, 96)
+    hu = 40 + np.random.default_rng(0).normal(0, 20, shape)
+    write_phantom(np.rint(hu).astype(np.int16), tmp_path / "in", replace(HEAD_FIRST_GRID, shape=shape))
+    known = {"noise_sd_hu": {"low_dose": [1.0, 2.0], "normal_dose": [1.0, 2.0]}}
+    denoiser = network(trained(), fingerprint=known, training={"degradation": list(degradation)})
+    chosen = Restoration(denoiser=denoiser, segmenter=None)
+    measured = treat(only_entry(tmp_path / "in"), tmp_path / "out", chosen)
+    assert [phrase.split()[0] for phrase in measured.unfamiliar] == judged
 
 
 @pytest.mark.parametrize(("slope", "dtype"), [(1, np.int16), (0.5, np.float32)])
@@ -481,7 +517,15 @@ def test_the_nifti_agrees_with_the_derived_series(tmp_path, slope, dtype):
     for index in range(5):
         stored = rng.integers(0, 3000, size).astype(np.uint16)
         position, out = [(-10.0, 5.0, 2.0 * index)], tmp_path / "in" / str(index)
-        save_stack(out, position, stored=stored, RescaleSlope=slope, RescaleIntercept=-1000, BitsStored=12)
+        save_stack(
+            out,
+            position,
+            stored=stored,
+            RescaleSlope=slope,
+            RescaleIntercept=-1000,
+            BitsStored=12,
+            HighBit=11,
+        )
     treat(only_entry(tmp_path / "in"), tmp_path / "out", restoration(Add(0.0203), nifti=True))
     files = [str(path) for path in sorted((tmp_path / "out" / "denoised").iterdir())]
     dicom = SimpleITK.ReadImage(files)
@@ -513,8 +557,72 @@ def test_what_decides_the_files_is_in_the_recipe():
         restoration(nifti=True).recipe,
         restoration(on_unfamiliar="pass").recipe,
         restoration(strength=0.5).recipe,
+        restoration(not_for_diagnosis=False).recipe,
+        restoration(with_segmenter=False).recipe,
+        *(
+            replace(restoration(), **{kind: replace(getattr(restoration(), kind), precision="bf16")}).recipe
+            for kind in ("denoiser", "segmenter")
+        ),
+        replace(restoration(), denoiser=replace(restoration().denoiser, tile_pixels=64)).recipe,
+        replace(restoration(), denoiser=network(trained(), name="another")).recipe,
+        replace(restoration(), segmenter=network(Threshold(), "segmenter", name="another")).recipe,
     ]
     assert len({json.dumps(recipe, sort_keys=True) for recipe in recipes}) == len(recipes)
+
+
+def test_another_torch_or_device_is_another_recipe_and_gives_other_uids(tmp_path, monkeypatch):
+    entry, chosen = noisy_series(tmp_path / "in"), restoration()
+    recipe, identity = chosen.recipe, chosen.derivation(chosen.denoiser, entry).identity()
+    assert recipe["segmenter"]["engine"] == f"torch {torch.__version__} on cpu"
+    monkeypatch.setattr(torch, "__version__", "9.9.9")
+    assert chosen.recipe != recipe
+    assert chosen.derivation(chosen.denoiser, entry).identity() != identity
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
+    on_card = replace(chosen.denoiser, device=torch.device("cuda", 1))
+    assert on_card.engine == "torch 9.9.9 on card 1"
+
+
+def test_a_network_that_states_no_radius_takes_large_slices_whole(tmp_path):
+    entry, chosen = noisy_series(tmp_path / "in", (3, 67, 90)), restoration(Add(0.02))
+    chosen = replace(chosen, denoiser=replace(chosen.denoiser, tile_pixels=50))
+    treat(entry, tmp_path / "out", chosen)
+    after = read_series(only_entry(tmp_path / "out" / "denoised")).hu
+    assert np.array_equal(after, read_series(entry).hu + 20)
+    assert "tile pixels" not in chosen.derivation(chosen.denoiser, entry).description("Denoised")
+
+
+def test_enhanced_ct_gives_a_nifti_and_no_segmentation(tmp_path):
+    stored = np.random.default_rng(3).integers(0, 2000, (4, 24, 28)).astype(np.uint16)
+    positions = [(-10.0, 5.0, 2.0 * index) for index in range(4)]
+    save(make_enhanced(stored, positions, [(1.0, -1000.0)] * 4), tmp_path / "in" / "enhanced")
+    (outcome,) = run(tmp_path / "in", tmp_path / "out", restoration(Add(0.02), nifti=True))
+    assert (outcome.verdict, outcome.reason_codes) == ("slicewise", ("ENHANCED",))
+    series = the_series(tmp_path / "out")
+    written = {path.name for path in series.iterdir()}
+    assert written == {"denoised", "denoised.nii", "preview.png", "series.json"}
+    image = nibabel.load(series / "denoised.nii")
+    assert np.array_equal(np.asarray(image.dataobj).T, stored.astype(np.int16) - 1000 + 20)
+    assert image.header.get_zooms() == pytest.approx((0.7, 0.8, 2.0))
+
+
+@pytest.mark.parametrize(
+    "read", [survey_series, lambda entry: next(read_chunks(entry, DIGESTS, 2, Stopwatch()))]
+)
+def test_whatever_ends_a_pass_ends_its_reader(tmp_path, monkeypatch, read):
+    """Not when its last reference goes: a traceback may hold that for long."""
+    ended = []
+
+    def endless(_):
+        try:
+            yield from iter(lambda: SimpleNamespace(padding=None, pixel_digest="another"), None)
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr(stream, "read_slices", endless)
+    monkeypatch.setattr(survey, "read_slices", endless)
+    with pytest.raises((TypeError, DataError)) as held:
+        read(noisy_series(tmp_path / "in"))
+    assert ended == [True], held
 
 
 @pytest.mark.slow

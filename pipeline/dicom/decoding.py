@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copyreg
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +13,13 @@ from pydicom.sequence import Sequence
 from pydicom.valuerep import VR
 
 from pipeline.dicom.defects import MAX_SLICE_PIXELS
+from pipeline.dicom.digests import content_digest
 from pipeline.dicom.encoding import can_decode, transfer_syntax
 from pipeline.dicom.frames import frame_as_image
 from pipeline.dicom.pixels import Rescale, Stored, padding_mask, rescale_of
 from pipeline.dicom.quiet import quiet_pydicom
-from pipeline.dicom.uids import sha256_hex
 from pipeline.dicom.verdicts import Code, SeriesError, file_finding
 from pipeline.hu import AIR_HU
-
-copyreg.pickle(SeriesError, lambda error: (SeriesError, (error.finding,)))
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class CTSlice:
         hu: (rows, columns) float32 HU; padding pixels hold `AIR_HU`.
         padding: (rows, columns) bool: pixels outside the field of view, or below `LOWEST_HU`.
         padding_stored: the stored values at its padding pixels, for writers to put back.
-        pixel_digest: SHA-256 of its stored pixels.
+        pixel_digest: `content_digest`: of its stored pixels and of its header.
     """
 
     header: pydicom.Dataset
@@ -62,12 +59,12 @@ def decode_slice(path: Path, rows: int, columns: int, frame: int | None) -> CTSl
             hu = rescale.to_hu(stored)
             padding = padding_mask(header, stored, hu)
             _parse(header)
+            digest = content_digest(header, stored)
         except MemoryError:
             raise
         except Exception as broken:  # noqa: BLE001  hostile values raise anything
             raise corrupt(path, f"its header cannot be used ({type(broken).__name__})") from None
     hu[padding] = AIR_HU
-    digest = sha256_hex(str(stored.dtype).encode(), np.ascontiguousarray(stored).tobytes())
     return CTSlice(header, hu, padding, stored[padding], digest)
 
 
@@ -102,11 +99,35 @@ def _decode(
     path: Path, wanted: tuple[int, int], frame: int | None
 ) -> tuple[pydicom.Dataset, Rescale, Stored]:
     """The header (without pixels), the rescale and the stored values of one image."""
+    dataset, rescale = _read(path, wanted, frame)
+    syntax = transfer_syntax(dataset)
+    if not can_decode(syntax, int(dataset.BitsStored)):
+        message = f"{path.name}: no decoder for its transfer syntax; store it uncompressed first"
+        raise SeriesError(file_finding(Code.UNSUPPORTED_TRANSFER_SYNTAX, message, path))
+    if "PixelData" not in dataset:
+        raise corrupt(path, "it holds no pixel data")
+    if dataset["PixelData"].is_undefined_length and not syntax.is_encapsulated:
+        raise corrupt(path, "its pixel data are encapsulated, its transfer syntax is not")
+    try:
+        dataset.file_meta.TransferSyntaxUID = syntax
+        stored: Stored = pixel_array(dataset, raw=True)
+    except MemoryError:
+        raise
+    except Exception as broken:  # noqa: BLE001  decoders raise anything
+        raise corrupt(path, f"its pixel data cannot be decoded ({type(broken).__name__})") from None
+    if stored.shape != wanted:
+        raise corrupt(path, f"its pixel data decode to {stored.shape}, its header says {wanted}")
+    del dataset.PixelData
+    return dataset, rescale, stored
+
+
+def _read(path: Path, wanted: tuple[int, int], frame: int | None) -> tuple[pydicom.Dataset, Rescale]:
+    """One image as it was when found, pixels not decoded yet."""
     try:
         dataset = pydicom.dcmread(path, force=True) if frame is None else frame_as_image(path, frame)
-        syntax = transfer_syntax(dataset)
         size = int(dataset.Rows), int(dataset.Columns)
         bits_stored = int(dataset.BitsStored)
+        highest_bit = int(dataset.get("HighBit", bits_stored - 1))
         rescale = rescale_of(dataset)
         is_single_frame = int(dataset.get("NumberOfFrames") or 1) == 1
     except MemoryError:
@@ -115,19 +136,6 @@ def _decode(
         raise corrupt(path, f"the file cannot be read ({type(broken).__name__})") from None
     if size != wanted or not is_single_frame or size[0] * size[1] > MAX_SLICE_PIXELS:
         raise corrupt(path, f"{size[0]} x {size[1]} pixels now, {wanted[0]} x {wanted[1]} when found")
-    if not can_decode(syntax, bits_stored):
-        message = f"{path.name}: no decoder for its transfer syntax; store it uncompressed first"
-        raise SeriesError(file_finding(Code.UNSUPPORTED_TRANSFER_SYNTAX, message, path))
-    if "PixelData" not in dataset:
-        raise corrupt(path, "it holds no pixel data")
-    try:
-        dataset.file_meta.TransferSyntaxUID = syntax
-        stored: Stored = pixel_array(dataset, raw=True)
-    except MemoryError:
-        raise
-    except Exception as broken:  # noqa: BLE001  decoders raise anything
-        raise corrupt(path, f"its pixel data cannot be decoded ({type(broken).__name__})") from None
-    if stored.shape != size:
-        raise corrupt(path, f"its pixel data decode to {stored.shape}, its header says {size}")
-    del dataset.PixelData
-    return dataset, rescale, stored
+    if highest_bit != bits_stored - 1:
+        raise corrupt(path, "its bits are not where its header said when found")
+    return dataset, rescale

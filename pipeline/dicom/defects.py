@@ -8,7 +8,7 @@ from typing import Final
 
 from pipeline.dicom.encoding import can_decode
 from pipeline.dicom.geometry import slice_normal
-from pipeline.dicom.headers import CT_CLASSES, SliceHeader, files_of
+from pipeline.dicom.headers import CT_CLASSES, SliceHeader, files_of, repeated_images
 from pipeline.dicom.multiframe import MAX_FRAMES, MULTI_FRAME_CLASSES
 from pipeline.dicom.verdicts import Code, Observation
 
@@ -22,6 +22,7 @@ _LARGEST_TILT_DEGREES: Final = 31
 """CT gantries tilt by up to 30 degrees; slices at a steeper angle are reformatted."""
 
 _SQUARE_TOLERANCE: Final = 1e-3
+_ALLOCATED_BITS: Final = (8, 16, 32)
 _DISPLAY_BITS: Final = 8
 """So few bits hold a display window, or HU in steps coarser than noise."""
 
@@ -63,20 +64,29 @@ def format_defects(slices: Sequence[SliceHeader]) -> tuple[Observation, ...]:
             "more bits or a finer slope than HU in float32 can hold; store it with 16 bits",
             _is_inexact,
         ),
+        (
+            Code.UNUSUAL_BITS,
+            "HighBit is not BitsStored - 1, or too many bits stored or allocated; store its pixels anew",
+            _has_unusual_bits,
+        ),
         (Code.TOO_LARGE, f"over {MAX_SLICE_PIXELS} pixels in a slice; check Rows and Columns", _is_too_large),
         (Code.TOO_LARGE, f"over {MAX_FRAMES} frames; split the image", _has_too_many_frames),
         (Code.UNSUPPORTED_TRANSFER_SYNTAX, "no decoder; store it uncompressed first", _is_undecodable),
-        (
-            Code.PROCESSED,
-            "already denoised, simulated or a projection; use the scanner's series",
-            _is_processed,
-        ),
+        (Code.DENOISED, "already denoised; use the series it was made from", _is_denoised),
+        (Code.PROCESSED, "a simulated dose or a projection; use the scanner's series", _is_processed),
         (Code.LOSSY, "lossy compression or 8-bit pixels changed its noise; use the original", _is_lossy),
     ):
         bad = files_of(header for header in slices if is_bad(header))
         if bad:
             more = f" and {len(bad) - 1} more" if bad[1:] else ""
             found.append(Observation(code, f"{bad[0].name}{more}: {message}", bad))
+    repeated = repeated_images(slices)
+    if repeated:
+        message = (
+            f"{len(repeated)} of {len(slices)} slices share their SOPInstanceUID with another; "
+            "keep one copy of each image, or give each its own UID"
+        )
+        found.append(Observation(Code.DUPLICATE_UID, message, files_of(repeated)))
     for code, unfit in (
         (Code.TOO_LARGE, _excess(slices)),
         (Code.NOT_AXIAL, _steep(first)),
@@ -88,8 +98,9 @@ def format_defects(slices: Sequence[SliceHeader]) -> tuple[Observation, ...]:
 
 
 def _excess(slices: Sequence[SliceHeader]) -> str | None:
+    """More voxels than a series may have, where each slice by itself is small enough."""
     rows, columns = slices[0].rows, slices[0].columns
-    if rows * columns * len(slices) <= MAX_SERIES_VOXELS:
+    if _is_too_large(slices[0]) or rows * columns * len(slices) <= MAX_SERIES_VOXELS:
         return None
     return f"{len(slices)} slices of {rows} x {columns} exceed {MAX_SERIES_VOXELS} voxels; split the series"
 
@@ -115,8 +126,12 @@ def _oblong(header: SliceHeader) -> str | None:
     return f"pixels of {row_mm:g} x {column_mm:g} mm are not square; resample the slices to square pixels"
 
 
+def _is_denoised(header: SliceHeader) -> bool:
+    return header.is_denoised
+
+
 def _is_processed(header: SliceHeader) -> bool:
-    return header.is_ours or not _PROJECTIONS.isdisjoint(header.image_type)
+    return header.is_simulated or not _PROJECTIONS.isdisjoint(header.image_type)
 
 
 def _is_lossy(header: SliceHeader) -> bool:
@@ -151,6 +166,19 @@ def _is_inexact(header: SliceHeader) -> bool:
     if header.rescale is None or _is_not_hu(header):
         return False
     return not header.rescale.is_reversible(header.bits_stored)
+
+
+def _has_unusual_bits(header: SliceHeader) -> bool:
+    """Pixels that lie elsewhere in their cells than PS3.5 8.1.1 has it would be read as other numbers.
+
+    What is missing is no contradiction: the decoder says what it cannot do without.
+    """
+    allocated, stored = header.bits_allocated, header.bits_stored
+    return (
+        (allocated != 0 and (allocated not in _ALLOCATED_BITS or stored > allocated))
+        or stored < 0
+        or (stored != 0 and header.high_bit not in (None, stored - 1))
+    )
 
 
 def _is_too_large(header: SliceHeader) -> bool:

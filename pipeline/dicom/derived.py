@@ -11,7 +11,13 @@ import numpy.typing as npt
 import pydicom
 
 from pipeline.dicom.derivation import DENOISED, Derivation, Purpose, source_identity
-from pipeline.dicom.derived_header import declare_pixel_range, derived_header, header_error, source_image
+from pipeline.dicom.derived_header import (
+    CANNOT_BE_COPIED,
+    declare_pixel_range,
+    derived_header,
+    header_error,
+    source_image,
+)
 from pipeline.dicom.discovery import SeriesEntry
 from pipeline.dicom.pixels import Stored, rescale_of, stored_pixels
 from pipeline.dicom.quiet import quiet_pydicom
@@ -75,14 +81,14 @@ class DerivedSeriesWriter:
             The file.
 
         Raises:
-            SeriesError: the source's header holds values that cannot be written again, or its pixels are no
-                longer those of `pixel_digests`.
+            SeriesError: the source's header holds values that cannot be written again, or its content is no
+                longer that of `pixel_digests`.
             ValueError: `hu` has another shape or holds non-finite values.
         """
         _check_hu(hu, source)
         path = self._entry.files[index]
         if source.pixel_digest != self._pixel_digests[index]:
-            raise corrupt(path, "its pixels changed while the series was processed")
+            raise corrupt(path, "its content changed while the series was processed")
         stored = _meant_pixels(source, hu)
         try:
             with quiet_pydicom():
@@ -92,16 +98,18 @@ class DerivedSeriesWriter:
                 set_pixels(dataset, stored)
                 declare_pixel_range(dataset, stored)
                 return write_file(dataset, self._folder / slice_file_name(index))
-        except (AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as broken:
+        except CANNOT_BE_COPIED as broken:
             raise header_error(path, broken) from None
 
     def _identify(self, dataset: pydicom.Dataset, index: int) -> None:
-        """New UIDs; frames of one multi-frame image get one each."""
+        """New UIDs; frames of multi-frame images get one each, and a number in the series."""
         source_uid = self._entry.sop_instance_uids[index]
         dataset.SeriesInstanceUID = self._series_uid
         dataset.SOPInstanceUID = deterministic_uid(
             self._series_uid, str(index), source_uid, self._pixel_digests[index]
         )
+        if self._entry.frames[index] is not None:
+            dataset.InstanceNumber = index + 1
 
     def _source_image(self, index: int, header: pydicom.Dataset) -> pydicom.Dataset:
         """The reference to the source slice."""

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pydicom
+from pydicom.errors import BytesLengthException
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as CodedEntry
 from pydicom.uid import CTImageStorage
@@ -31,8 +32,28 @@ _STALE: Final = (
     "SmallestPixelValueInSeries",
     "LargestPixelValueInSeries",
     "DataSetTrailingPadding",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+    "SOPInstanceStatus",
+    "SOPAuthorizationDateTime",
+    "SOPAuthorizationComment",
+    "AuthorizationEquipmentCertificationNumber",
+    "InstanceCreatorUID",
+    "InstanceCoercionDateTime",
+    "PixelDataProviderURL",
+    "ContentQualification",
 )
-"""True of the source's pixels or bytes alone."""
+"""True of the source's pixels, bytes or approval alone."""
+
+CANNOT_BE_COPIED: Final = (
+    AttributeError,
+    BytesLengthException,
+    LookupError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+"""What pydicom and highdicom raise for values that they cannot convert or write; see `header_error`."""
 
 
 def derived_header(

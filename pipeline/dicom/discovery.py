@@ -31,7 +31,7 @@ class SeriesEntry:
     `files`, `frames` and `sop_instance_uids` are in order along the slice normal. A multi-frame file stands
     there once for each of its frames, which are numbered from 0; the frame of a single-frame file is None. A
     series that holds several stacks (another matrix, orientation or acquisition, a localizer) gives one entry
-    for each, numbered by `part`.
+    for each, numbered by `part`; so do patients who share the identifiers of study and series.
     `pixel_spacing_mm` is between rows and between columns. `rescales` and `exposure_mas` are one per slice.
     `patient_key` is PatientID, to tell patients apart: it belongs in no output.
     """
@@ -83,8 +83,11 @@ def discover(folder: Path, *, on_file: Callable[[int], None] | None = None) -> D
 
     Headers are parsed in a sandbox. Hidden files and folders are passed over, and so is what is no file
     (pipes, sockets, devices); DICOMDIR is ignored. Links to files are read like files. Links to folders are
-    not followed: they could lead in a circle, or out of the folder. A link to nothing is a finding, since the
-    file meant is missing.
+    not followed: they could lead in a circle, or out of the folder. Such a link is a finding, lest what it
+    leads to be missed, and so is a link to nothing, since the file meant is missing.
+
+    Images of two patients or two studies are never one series, even where their SeriesInstanceUID is one:
+    a patient or study that only some files name is another one.
 
     Args:
         folder: where to look.
@@ -131,7 +134,9 @@ def _files(folder: Path, report: Callable[[Finding], None]) -> Iterator[Path]:
         seen = [entry for entry in entries if not entry.name.startswith(".")]
         waiting.extend(Path(entry) for entry in reversed(seen) if entry.is_dir(follow_symlinks=False))
         for entry in seen:
-            if _leads_nowhere(entry):
+            if entry.is_symlink() and _is_folder(entry):
+                report(_linked_folder(Path(entry)))
+            elif _leads_nowhere(entry):
                 report(_dead_link(Path(entry)))
             elif _may_be_file(entry):
                 yield Path(entry)
@@ -142,9 +147,25 @@ def _unreadable_folder(folder: Path, error: OSError) -> Finding:
     return file_finding(Code.UNREADABLE, message, folder)
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is, or leads to, a folder; False where that cannot be told."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _linked_folder(path: Path) -> Finding:
+    message = f"{path.name}: a link to a folder, which is not followed; name its target as IN, or copy it"
+    return file_finding(Code.LINKED_FOLDER, message, path)
+
+
 def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
     """Whether it is a link to nothing, or in a circle: the file that should be there is missing."""
-    return entry.is_symlink() and not Path(entry).exists()
+    try:
+        return entry.is_symlink() and not Path(entry).exists()
+    except OSError:  # its target lies where nobody may look: reading it reports that
+        return False
 
 
 def _dead_link(path: Path) -> Finding:
@@ -184,12 +205,15 @@ def _parse_alone(path: Path) -> tuple[SliceHeader, ...] | Finding | None:
 
 
 def _series(slices: Iterable[SliceHeader]) -> Iterator[SeriesEntry]:
-    by_uid: dict[tuple[str, Path | None], list[SliceHeader]] = defaultdict(list)
+    """The stacks of each patient, study and series, numbered within each study and series."""
+    by_uid: dict[tuple[str, str, Path | None], dict[str, list[SliceHeader]]] = defaultdict(dict)
     for header in slices:
-        by_uid[header.series_uid, None if header.series_uid else header.path.parent].append(header)
-    for group in by_uid.values():
-        stacks = sorted(_split(group), key=len, reverse=True)
-        for part, stack in enumerate(stacks):
+        folder = None if header.series_uid else header.path.parent
+        patients = by_uid[header.study_uid, header.series_uid, folder]
+        patients.setdefault(header.patient_id, []).append(header)
+    for patients in by_uid.values():
+        stacks = [stack for series in patients.values() for stack in _split(series)]
+        for part, stack in enumerate(sorted(stacks, key=len, reverse=True)):
             yield _entry(stack, part)
 
 

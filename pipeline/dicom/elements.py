@@ -31,6 +31,8 @@ def values_of(dataset: pydicom.Dataset, keyword: str) -> list[Any]:
     """The values of an element; none when it is absent, empty or malformed."""
     try:
         value = dataset.get(keyword)
+    except MemoryError:  # says nothing about the value
+        raise
     except Exception:  # noqa: BLE001  a malformed value is as good as a missing one
         return []
     if value is None or value == "":

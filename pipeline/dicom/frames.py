@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import lru_cache
-from io import BytesIO
+from io import SEEK_CUR
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -11,13 +12,13 @@ import pydicom
 from pydicom.encaps import encapsulate, get_frame, parse_basic_offsets, parse_fragments
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
-from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from pipeline.dicom.encoding import transfer_syntax
 from pipeline.dicom.multiframe import frame_count, is_multi_frame, single_frame_header
 
 _PIXEL_DATA: Final = 0x7FE00010
 _ITEM_HEADER_BYTES: Final = 8
+_UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 
 _OffsetTable = tuple[bytes, bytes] | tuple[list[int], list[int]]
 """Where each frame begins and how long it is; bytes are as PS3.3 C.7.6.3.1.8 has them."""
@@ -26,7 +27,8 @@ _OffsetTable = tuple[bytes, bytes] | tuple[list[int], list[int]]
 def frame_as_image(path: Path, frame: int) -> pydicom.Dataset:
     """One frame with its header flattened, and with its pixels, still encoded, if the file has any.
 
-    The file last used stays open until it changes: parsed again for each frame, it would take quadratic time.
+    What the last file says of all its frames is kept until it changes: parsed again for each frame, it would
+    take quadratic time. The file does not stay open.
 
     Args:
         path: an enhanced multi-frame image.
@@ -36,78 +38,80 @@ def frame_as_image(path: Path, frame: int) -> pydicom.Dataset:
         Exception: of any type, where the file is damaged.
     """
     stat = path.stat()
-    return _open(path, stat.st_size, stat.st_mtime_ns).image(frame)
+    return _known(path, stat.st_size, stat.st_mtime_ns).image(frame)
 
 
 @lru_cache(maxsize=1)
-def _open(path: Path, _size_bytes: int, _mtime_ns: int) -> _MultiFrameFile:
+def _known(path: Path, _size_bytes: int, _mtime_ns: int) -> _MultiFrameFile:
     return _MultiFrameFile(path)
 
 
 class _MultiFrameFile:
+    """Its header, and where its pixels are; a deflated file stays in memory, for in it they have no place."""
+
     def __init__(self, path: Path) -> None:
-        self._file: BinaryIO = path.open("rb")
-        self._dataset, self._pixel_bytes = _parse(self._file)
-        if not is_multi_frame(self._dataset):
-            raise ValueError("no multi-frame image")
-        self._syntax = transfer_syntax(self._dataset)
+        self._path = path
         self._table: _OffsetTable | None = None
-        if self._pixel_bytes is not None:
-            self._go_to_pixels(path)
-            self._start = self._file.tell()
-            if self._syntax.is_encapsulated:
-                self._table = self._offset_table()
+        with path.open("rb") as file:
+            self._dataset, self._pixel_bytes = _parse(file)
+            if not is_multi_frame(self._dataset):
+                raise ValueError("no multi-frame image")
+            self._is_encapsulated = transfer_syntax(self._dataset).is_encapsulated
+            if self._pixel_bytes is None:
+                return
+            if self._pixel_bytes == _UNDEFINED_LENGTH and not self._is_encapsulated:
+                raise ValueError("encapsulated pixels in a transfer syntax that has none")
+            at_pixels = file if self._dataset.buffer is None else self._dataset.buffer
+            self._start = at_pixels.tell() + (8 if self._dataset.original_encoding[0] else 12)
+            if self._is_encapsulated:
+                file.seek(self._start)
+                self._table = self._offset_table(file)
 
     def image(self, frame: int) -> pydicom.Dataset:
         image = single_frame_header(self._dataset, frame)
         if self._pixel_bytes is None:
             return image
-        self._file.seek(self._start)
-        if self._syntax.is_encapsulated:
-            image.PixelData, vr = self._encoded(frame), "OB"
-        else:
-            image.PixelData, vr = self._raw(frame, self._pixel_bytes), "OW"
+        with nullcontext(self._dataset.buffer) if self._dataset.buffer else self._path.open("rb") as file:
+            file.seek(self._start)
+            if self._is_encapsulated:
+                image.PixelData, vr = self._encoded(file, frame), "OB"
+            else:
+                image.PixelData, vr = self._raw(file, frame, self._pixel_bytes), "OW"
         image["PixelData"].VR = vr
         return image
 
-    def _go_to_pixels(self, path: Path) -> None:
-        """To the first byte of their value; parsing has stopped at their tag."""
-        if self._syntax == DeflatedExplicitVRLittleEndian:
-            self._file = BytesIO(pydicom.dcmread(path, force=True).PixelData)
-        else:
-            self._file.seek(8 if self._dataset.original_encoding[0] else 12, 1)
-
-    def _raw(self, frame: int, pixel_bytes: int) -> bytes:
+    def _raw(self, file: BinaryIO, frame: int, pixel_bytes: int) -> bytes:
         dataset = self._dataset
         size_bytes = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // 8
         if (frame + 1) * size_bytes > pixel_bytes:
             raise EOFError
-        self._file.seek(frame * size_bytes, 1)
-        return self._file.read(size_bytes)
+        file.seek(frame * size_bytes, SEEK_CUR)
+        return file.read(size_bytes)
 
-    def _encoded(self, frame: int) -> bytes:
+    def _encoded(self, file: BinaryIO, frame: int) -> bytes:
         count = frame_count(self._dataset)
-        stream = get_frame(self._file, frame, number_of_frames=count, extended_offsets=self._table)
+        stream = get_frame(file, frame, number_of_frames=count, extended_offsets=self._table)
         return encapsulate([stream])
 
-    def _offset_table(self) -> _OffsetTable | None:
+    def _offset_table(self, file: BinaryIO) -> _OffsetTable | None:
         """None where only the basic offset table tells.
 
         A file without any table would have its fragments counted again for each frame.
         """
         if "ExtendedOffsetTable" in self._dataset:
             return self._dataset.ExtendedOffsetTable, self._dataset.ExtendedOffsetTableLengths
-        if parse_basic_offsets(self._file):
+        if parse_basic_offsets(file):
             return None
-        first = self._file.tell()
-        fragments, places = parse_fragments(self._file)
+        first = file.tell()
+        fragments, places = parse_fragments(file)
         if fragments != frame_count(self._dataset):
             return None
-        return [place - first for place in places], [self._item_length(place) for place in places]
+        return [place - first for place in places], [_item_length(file, place) for place in places]
 
-    def _item_length(self, place: int) -> int:
-        self._file.seek(place + _ITEM_HEADER_BYTES // 2)
-        return int.from_bytes(self._file.read(_ITEM_HEADER_BYTES // 2), "little")
+
+def _item_length(file: BinaryIO, place: int) -> int:
+    file.seek(place + _ITEM_HEADER_BYTES // 2)
+    return int.from_bytes(file.read(_ITEM_HEADER_BYTES // 2), "little")
 
 
 def _parse(file: BinaryIO) -> tuple[pydicom.Dataset, int | None]:

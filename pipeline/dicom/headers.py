@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -91,6 +92,8 @@ _FUNCTIONAL_GROUPS: Final[list[BaseTag | int]] = [
 ]
 _GROUPS_OF_FRAMES: Final = 0x5200
 _GROUP_OF_PIXELS: Final = 0x7FE0
+_DENOISED: Final = "Denoised"
+"""How ContributionDescription begins where this product denoised; where it added noise, otherwise."""
 _DICOM_SUFFIXES: Final = (".dcm", ".dicom", ".ima")
 
 
@@ -118,6 +121,7 @@ class SliceHeader:
     samples: int
     bits_allocated: int
     bits_stored: int
+    high_bit: int | None
     rescale: Rescale | None
     rescale_type: str
     position_mm: Vector | None
@@ -134,7 +138,8 @@ class SliceHeader:
     series_description: str | None
     patient_id: str = field(repr=False)
     is_lossy: bool
-    is_ours: bool
+    is_denoised: bool
+    is_simulated: bool
 
 
 def read_header(path: Path) -> tuple[SliceHeader, ...] | Finding | None:
@@ -150,6 +155,8 @@ def read_header(path: Path) -> tuple[SliceHeader, ...] | Finding | None:
     except PermissionError:
         message = f"{path.name}: no permission to read it; make it readable"
         return file_finding(Code.UNREADABLE, message, path)
+    except MemoryError:  # the sandbox ran out of it; the header may be sound
+        raise
     except Exception as broken:  # noqa: BLE001  whatever a hostile header raises, the folder goes on
         return file_finding(
             Code.UNREADABLE,
@@ -161,6 +168,16 @@ def read_header(path: Path) -> tuple[SliceHeader, ...] | Finding | None:
 def files_of(slices: Iterable[SliceHeader]) -> tuple[Path, ...]:
     """The files that hold them, each once."""
     return tuple(dict.fromkeys(header.path for header in slices))
+
+
+def repeated_images(slices: Sequence[SliceHeader]) -> list[SliceHeader]:
+    """Those that share SOPInstanceUID and frame with another one: by the standard, copies of one image."""
+    images = Counter((header.sop_instance_uid, header.frame) for header in slices)
+    return [
+        header
+        for header in slices
+        if header.sop_instance_uid and images[header.sop_instance_uid, header.frame] > 1
+    ]
 
 
 def _looks_like_dicom(path: Path) -> bool:
@@ -232,6 +249,7 @@ def _slice_header(
 ) -> SliceHeader:
     """One line per field."""
     row_cosines, column_cosines = _plane(dataset)
+    our_work = _our_work(dataset)
     return SliceHeader(
         path=path,
         frame=frame,
@@ -249,6 +267,7 @@ def _slice_header(
         samples=integer_of(dataset, "SamplesPerPixel") or 1,
         bits_allocated=integer_of(dataset, "BitsAllocated") or 0,
         bits_stored=integer_of(dataset, "BitsStored") or 0,
+        high_bit=integer_of(dataset, "HighBit"),
         rescale=_rescale(dataset),
         rescale_type=text_of(dataset, "RescaleType").upper(),
         position_mm=_position_mm(dataset),
@@ -265,7 +284,8 @@ def _slice_header(
         series_description=shown(text_of(dataset, "SeriesDescription"), dataset),
         patient_id=text_of(dataset, "PatientID"),
         is_lossy=is_lossy(dataset),
-        is_ours=_is_ours(dataset),
+        is_denoised=any(_is_denoising(text) for text in our_work),
+        is_simulated=any(not _is_denoising(text) for text in our_work),
     )
 
 
@@ -316,7 +336,15 @@ def _plane(dataset: pydicom.Dataset) -> tuple[Vector, Vector] | tuple[None, None
     return (row, column) if are_orthonormal(row, column) else (None, None)
 
 
-def _is_ours(dataset: pydicom.Dataset) -> bool:
-    """Whether this product made the pixels from another image's."""
+def _our_work(dataset: pydicom.Dataset) -> list[str]:
+    """What this product says that it did to another image's pixels, once per time."""
     equipment = values_of(dataset, "ContributingEquipmentSequence")
-    return any(text_of(item, "Manufacturer") == PRODUCT for item in equipment)
+    return [
+        text_of(item, "ContributionDescription")
+        for item in equipment
+        if text_of(item, "Manufacturer") == PRODUCT
+    ]
+
+
+def _is_denoising(description: str) -> bool:
+    return description.startswith(_DENOISED)

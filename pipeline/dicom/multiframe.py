@@ -193,7 +193,7 @@ def single_frame_header(dataset: pydicom.Dataset, frame: int) -> pydicom.Dataset
         _take_group(header, group)
     _describe(header, own)
     if "InstanceNumber" not in header:
-        header.InstanceNumber = _in_stack_position(own) or frame + 1
+        header.InstanceNumber = frame + 1
     return header
 
 
@@ -284,11 +284,6 @@ def _name_body_part(header: pydicom.Dataset) -> None:
     name = _BODY_PARTS.get(text_of(regions[0], "CodeValue"))
     if name is not None and text_of(regions[0], "CodingSchemeDesignator") == "SCT":
         header.BodyPartExamined = name
-
-
-def _in_stack_position(own: pydicom.Dataset) -> int | None:
-    positions = [integer_of(item, "InStackPositionNumber") for item in _items(own, "FrameContentSequence")]
-    return positions[0] if positions else None
 
 
 def _date(header: pydicom.Dataset, moment: str) -> None:

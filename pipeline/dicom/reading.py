@@ -30,7 +30,7 @@ class CTSeries:
         padding: (slices, rows, columns) bool: voxels outside the field of view, or below `LOWEST_HU`.
         headers: one dataset per slice, without pixels.
         padding_stored: per slice, the stored values at its padding voxels, for writers to put back.
-        pixel_digests: per slice, SHA-256 of its stored pixels.
+        pixel_digests: per slice, see `CTSlice.pixel_digest`.
     """
 
     entry: SeriesEntry
@@ -91,12 +91,13 @@ def read_series(entry: SeriesEntry) -> CTSeries:
     headers: list[pydicom.Dataset] = []
     padding_stored: list[Stored] = []
     digests: list[str] = []
-    for index, one in enumerate(read_slices(entry)):
-        hu[index] = one.hu
-        padding[index] = one.padding
-        headers.append(one.header)
-        padding_stored.append(one.padding_stored)
-        digests.append(one.pixel_digest)
+    with closing(read_slices(entry)) as slices:
+        for index, one in enumerate(slices):
+            hu[index] = one.hu
+            padding[index] = one.padding
+            headers.append(one.header)
+            padding_stored.append(one.padding_stored)
+            digests.append(one.pixel_digest)
     return CTSeries(entry, hu, padding, tuple(headers), tuple(padding_stored), tuple(digests))
 
 

@@ -49,6 +49,13 @@ _PRELOAD: Final = ("pipeline.dicom.decoding", "pipeline.dicom.headers")
 _MAX_REPLY_BYTES: Final = 256 * 2**20
 """Twice the largest slice that is read: a header of that size is an attack on its reader."""
 
+_START_S: Final = 60.0
+"""A process that has not said by then that it is ready never will: its libraries lie on a disk that hangs."""
+
+_GRACE_S: Final = 10.0
+"""A process that is there so long after its last second waits for a disk that hangs (a stale NFS mount),
+and no signal reaches it."""
+
 _BLOAT_BYTES: Final = 2**27
 """A process that has grown by so much is replaced."""
 
@@ -80,7 +87,7 @@ DEFAULT_LIMITS: Final = Limits()
 
 
 class SandboxError(Exception):
-    """A task that its process did not survive: `crashed`, `took more than 30 s`, `needs more than 2.5 GB`."""
+    """A task that its process did not survive, as the end of a sentence: `took more than 30 s`."""
 
 
 class Sandbox:
@@ -241,7 +248,7 @@ class _Keeper(threading.Thread):
         for _ in range(2):
             reply = self._reply(job)
             if reply is None:
-                death = "crashed"
+                death = "crashed twice, or the machine is short of memory"
                 continue
             kind, value, is_spent = pickle.loads(reply)  # noqa: S301  from our own process
             if is_spent:
@@ -254,13 +261,19 @@ class _Keeper(threading.Thread):
         raise SandboxError(death)
 
     def _reply(self, job: _Job) -> bytes | None:
-        """None if the process crashed."""
+        """None if the process crashed.
+
+        One that not even its limits end is left behind: it ends once the disk that it waits for answers.
+        """
         if self._link is None:
             self._link = self._server.new_process()
         started = time.monotonic()
         try:
             self._link.send_bytes(job.message)
-            return self._link.recv_bytes()
+            if self._link.poll(job.limits.wall_s + _GRACE_S):
+                return self._link.recv_bytes()
+            self.drop()
+            raise SandboxError(f"took more than {job.limits.wall_s:g} s")
         except (EOFError, OSError):
             self.drop()
             if time.monotonic() - started >= job.limits.cpu_s:
@@ -284,10 +297,13 @@ class _ForkServer:
             PipelineError: none can be started.
         """
         with self._lock:
-            for _ in range(2):
-                with suppress(EOFError, OSError):
+            for _ in range(3):  # a server that died may be told by one closed line, and by the next one
+                try:
                     return self._fork()
-                self._stop()
+                except EOFError:  # that process alone did not start: tasks of the others go on
+                    continue
+                except OSError:
+                    self._stop()
         raise PipelineError(
             "the processes that read DICOM files do not start; check the memory and process limits "
             "of this machine and the installation"
@@ -309,6 +325,8 @@ class _ForkServer:
         try:
             with theirs:
                 socket.send_fds(control, [b"+"], [theirs.fileno()])
+            if not ours.poll(_START_S):
+                raise TimeoutError
             ours.recv_bytes()
         except BaseException:
             ours.close()
@@ -331,7 +349,8 @@ class _ForkServer:
         if self._process is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_GRACE_S)
             self._process = None
 
 
@@ -371,7 +390,11 @@ def serve_forks(control_fd: int) -> NoReturn:
             message, descriptors, _, _ = socket.recv_fds(control, 1, 1)
             if not message:
                 os.killpg(os.getpid(), signal.SIGKILL)
-            if os.fork() == 0:
+            try:
+                is_child = os.fork() == 0
+            except OSError:  # no process to be had: this line closes, and the others live on
+                is_child = False
+            if is_child:
                 control.close()
                 _work(Connection(descriptors[0]))
             os.close(descriptors[0])

@@ -22,14 +22,15 @@ from pydicom.uid import UID, CTImageStorage
 
 from pipeline.dicom.derivation import Derivation, source_identity
 from pipeline.dicom.derived_header import (
+    CANNOT_BE_COPIED,
     NOT_FOR_DIAGNOSIS,
-    declare_lossy_compression,
     derived_series_number,
     header_error,
     local_time,
 )
 from pipeline.dicom.discovery import SeriesEntry
 from pipeline.dicom.elements import clean
+from pipeline.dicom.encoding import is_lossy
 from pipeline.dicom.quiet import quiet_pydicom
 from pipeline.dicom.uids import deterministic_uid
 from pipeline.dicom.writing import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, save_whole
@@ -49,6 +50,7 @@ _PLANE: Final = (
     "ImagePositionPatient",
     "ImageOrientationPatient",
 )
+_LOSS: Final = ("LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _NEEDED_BY_HIGHDICOM: Final = (
     "PatientID",
     "PatientName",
@@ -73,14 +75,16 @@ class SegmentLabel:
 
 
 def plane_header(header: pydicom.Dataset) -> pydicom.Dataset:
-    """What `write_segmentation` needs of all source headers but the first: where the slice lies.
+    """What `write_segmentation` needs of all source headers but the first: where a slice lies, what it lost.
 
     A long series need not be kept with everything that a scanner writes into each of its headers.
     """
     plane = pydicom.Dataset()
-    for keyword in _PLANE:
+    for keyword in (*_PLANE, *_LOSS):
         if keyword in header:
             plane[keyword] = header[keyword]
+    if is_lossy(header):
+        plane.LossyImageCompression = "01"
     return plane
 
 
@@ -143,7 +147,7 @@ def write_segmentation(
             if whole_body is not None:
                 body = (label_map > 0).astype(np.uint8)
                 written.append(series.write(body, [whole_body], folder / BODY, number=2))
-    except (AttributeError, LookupError, TypeError, ValueError) as broken:
+    except CANNOT_BE_COPIED as broken:
         raise header_error(entry.files[0], broken) from None
     files = tuple(path for path in written if path is not None)
     if not files:
@@ -250,7 +254,7 @@ def _references(entry: SeriesEntry, headers: Sequence[pydicom.Dataset]) -> list[
     )
     thickness_mm = entry.slice_thickness_mm or (entry.geometry and entry.geometry.spacing_mm[0])
     references = [deepcopy(headers[0]), *(plane_header(header) for header in headers[1:])]
-    declare_lossy_compression(references[0], headers[0])
+    _declare_loss(references[0], headers)
     for reference, sop_instance_uid in zip(references, entry.sop_instance_uids, strict=True):
         reference.SOPClassUID = CTImageStorage
         reference.SOPInstanceUID = sop_instance_uid
@@ -260,6 +264,17 @@ def _references(entry: SeriesEntry, headers: Sequence[pydicom.Dataset]) -> list[
         if keyword not in references[0]:
             setattr(references[0], keyword, "")
     return references
+
+
+def _declare_loss(reference: pydicom.Dataset, headers: Sequence[pydicom.Dataset]) -> None:
+    """The masks come from all slices: one that lost detail counts for all."""
+    lossy = next(filter(is_lossy, headers), None)
+    if lossy is None:
+        return
+    reference.LossyImageCompression = "01"
+    for keyword in _LOSS:
+        if keyword in lossy:
+            reference[keyword] = deepcopy(lossy[keyword])
 
 
 def _algorithm(derivation: Derivation) -> highdicom.AlgorithmIdentificationSequence:

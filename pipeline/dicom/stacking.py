@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.dicom.geometry import Geometry, Vector, as_vector, slice_normal
-from pipeline.dicom.headers import SliceHeader, files_of
+from pipeline.dicom.headers import SliceHeader, files_of, repeated_images
 from pipeline.dicom.verdicts import Code, Observation
 
 ORIENTATION_TOLERANCE: Final = 1e-3
@@ -138,12 +138,17 @@ def _duplicates(ordered: Sequence[SliceHeader], distances: npt.NDArray[np.float6
     repeats = np.flatnonzero(np.diff(distances) <= _POSITION_ROUNDING_MM)
     if not repeats.size:
         return None
-    culprits = sorted({*repeats.tolist(), *(repeats + 1).tolist()})
+    culprits = [ordered[index] for index in sorted({*repeats.tolist(), *(repeats + 1).tolist()})]
+    copies = repeated_images(culprits)
+    way_out = "keep one phase or copy per series"
+    if copies:
+        which = "these" if len(copies) == len(culprits) else f"{len(copies)} of these"
+        way_out = f"{which} are copies of the same images, keep one of each"
     return Observation(
         Code.DUPLICATE_POSITION,
         f"{len(culprits)} of {len(ordered)} slices share a position, first at {distances[repeats[0]]:.2f} mm "
-        "along the normal; keep one phase or copy per series",
-        files_of(ordered[index] for index in culprits),
+        f"along the normal; {way_out}",
+        files_of(culprits),
     )
 
 

@@ -41,13 +41,16 @@ class Code(StrEnum):
     NOT_DICOM = "NOT_DICOM"
     NOT_AN_IMAGE = "NOT_AN_IMAGE"
     UNREADABLE = "UNREADABLE"
+    LINKED_FOLDER = "LINKED_FOLDER"
     NOT_CT = "NOT_CT"
     LOCALIZER = "LOCALIZER"
     MISSING_UID = "MISSING_UID"
+    DUPLICATE_UID = "DUPLICATE_UID"
     MULTI_FRAME = "MULTI_FRAME"
     ENHANCED = "ENHANCED"
     NOT_HU = "NOT_HU"
     INEXACT_HU = "INEXACT_HU"
+    UNUSUAL_BITS = "UNUSUAL_BITS"
     TOO_LARGE = "TOO_LARGE"
     UNSUPPORTED_TRANSFER_SYNTAX = "UNSUPPORTED_TRANSFER_SYNTAX"
     CORRUPT_PIXEL_DATA = "CORRUPT_PIXEL_DATA"
@@ -58,6 +61,7 @@ class Code(StrEnum):
     MISSING_SLICE = "MISSING_SLICE"
     SLICE_INCREMENT_INCONSISTENT = "SLICE_INCREMENT_INCONSISTENT"
     TOO_FEW_SLICES = "TOO_FEW_SLICES"
+    DENOISED = "DENOISED"
     PROCESSED = "PROCESSED"
     LOSSY = "LOSSY"
     NOT_AXIAL = "NOT_AXIAL"
@@ -79,13 +83,16 @@ VERDICTS: Final[Mapping[Code, Mapping[Task, Verdict]]] = MappingProxyType(
         Code.NOT_DICOM: _for_all(Verdict.SKIPPED),
         Code.NOT_AN_IMAGE: _for_all(Verdict.SKIPPED),
         Code.UNREADABLE: _for_all(Verdict.FAILED),
+        Code.LINKED_FOLDER: _for_all(Verdict.SKIPPED),
         Code.NOT_CT: _for_all(Verdict.SKIPPED),
         Code.LOCALIZER: _for_all(Verdict.SKIPPED),
         Code.MISSING_UID: _for_all(Verdict.REFUSED),
+        Code.DUPLICATE_UID: MappingProxyType({**_for_all(Verdict.DONE), Task.SEGMENT: Verdict.REFUSED}),
         Code.MULTI_FRAME: _for_all(Verdict.REFUSED),
         Code.ENHANCED: MappingProxyType({**_for_all(Verdict.REFUSED), Task.DENOISE: Verdict.DONE}),
         Code.NOT_HU: _for_all(Verdict.REFUSED),
         Code.INEXACT_HU: _for_all(Verdict.REFUSED),
+        Code.UNUSUAL_BITS: _for_all(Verdict.REFUSED),
         Code.TOO_LARGE: _for_all(Verdict.REFUSED),
         Code.UNSUPPORTED_TRANSFER_SYNTAX: _for_all(Verdict.REFUSED),
         Code.CORRUPT_PIXEL_DATA: _for_all(Verdict.FAILED),
@@ -98,6 +105,7 @@ VERDICTS: Final[Mapping[Code, Mapping[Task, Verdict]]] = MappingProxyType(
         Code.MISSING_SLICE: _NEEDS_GRID,
         Code.SLICE_INCREMENT_INCONSISTENT: _NEEDS_GRID,
         Code.TOO_FEW_SLICES: _NEEDS_GRID,
+        Code.DENOISED: MappingProxyType({**_for_all(Verdict.REFUSED), Task.SEGMENT: Verdict.DONE}),
         Code.PROCESSED: _NEEDS_SCAN_NOISE,
         Code.LOSSY: _NEEDS_SCAN_NOISE,
         Code.NOT_AXIAL: _NEEDS_SCAN_NOISE,
@@ -140,6 +148,10 @@ class SeriesError(DataError):
     def __init__(self, finding: Finding) -> None:
         super().__init__(f"{finding.code}: {finding.message}")
         self.finding = finding
+
+    def __reduce__(self) -> tuple[type[SeriesError], tuple[Finding]]:
+        """Pickled by its finding, to leave the sandbox: an exception is else made again from its message."""
+        return SeriesError, (self.finding,)
 
 
 def gravest(observations: Iterable[Observation], task: Task) -> Finding | None:

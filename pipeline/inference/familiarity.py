@@ -44,16 +44,16 @@ class SeriesFacts:
 
     Attributes:
         pixel_spacing_mm: between rows and between columns, where known.
-        slice_thickness_mm: nominal, where known.
-        kernel: its reconstruction kernel, cleaned (`SeriesEntry.kernel`), where named.
+        slice_thicknesses_mm: nominal, every one that a slice of the sample names.
+        kernels: reconstruction kernels, cleaned (`identity.shown`), every one that a slice of it names.
         noise_sd_hu: of the source images (`metrics.noise.global_noise_sd_hu`), where there is soft tissue.
         hu: (n, rows, columns) HU of a sample of its slices.
         visible: (n, rows, columns) bool, true where a slice shows something: no padding.
     """
 
     pixel_spacing_mm: tuple[float, float] | None
-    slice_thickness_mm: float | None
-    kernel: str | None
+    slice_thicknesses_mm: tuple[float, ...]
+    kernels: tuple[str, ...]
     noise_sd_hu: float | None
     hu: npt.NDArray[np.float32]
     visible: npt.NDArray[np.bool_]
@@ -76,8 +76,8 @@ def unfamiliar(
         *_hu(fingerprint.get("normal_dose_hu_percentiles"), facts.hu[facts.visible]),
         _noise(fingerprint, facts.noise_sd_hu, noise_of),
         _pixel_spacing(fingerprint, facts.pixel_spacing_mm),
-        _slice_thickness(fingerprint, facts.slice_thickness_mm),
-        _kernel(fingerprint.get("kernels"), facts.kernel),
+        *(_slice_thickness(fingerprint, thickness_mm) for thickness_mm in facts.slice_thicknesses_mm),
+        *(_kernel(fingerprint.get("kernels"), kernel) for kernel in facts.kernels),
     )
     return tuple(phrase for phrase in phrases if phrase)
 
@@ -118,15 +118,15 @@ def _pixel_spacing(fingerprint: Mapping[str, Any], spacing_mm: tuple[float, floa
     return f"pixel spacing {row_mm:.3g} x {column_mm:.3g} mm (trained on {trained:.3g})"
 
 
-def _slice_thickness(fingerprint: Mapping[str, Any], thickness_mm: float | None) -> str | None:
+def _slice_thickness(fingerprint: Mapping[str, Any], thickness_mm: float) -> str | None:
     trained = _span([fingerprint.get("slice_thickness_mm")])
-    if thickness_mm is None or trained is None or trained.holds(thickness_mm, THICKNESS_MARGIN):
+    if trained is None or trained.holds(thickness_mm, THICKNESS_MARGIN):
         return None
     return f"slice thickness {thickness_mm:.3g} mm (trained on {trained:.3g})"
 
 
-def _kernel(trained: Mapping[str, int] | None, kernel: str | None) -> str | None:
-    if kernel is None or not trained or kernel.casefold() in {name.casefold() for name in trained}:
+def _kernel(trained: Mapping[str, int] | None, kernel: str) -> str | None:
+    if not trained or kernel.casefold() in {name.casefold() for name in trained}:
         return None
     commonest = sorted(trained, key=lambda name: (-trained[name], name))
     more = ", …" if len(commonest) > _KERNELS_NAMED else ""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -34,8 +36,8 @@ class Observer(Protocol):
     def looked_at(self, files: int) -> None:
         """`files` headers have been read so far."""
 
-    def planned(self, slices: int) -> None:
-        """So many slices will be worked on; a slice counts once per pass of the treatment."""
+    def planned(self, slices: int, series: int) -> None:
+        """So many slices of so many series will be worked on; a slice counts once per pass."""
 
     def advanced(self, slices: int) -> None:
         """So many more of them are dealt with: processed, found done, or given up."""
@@ -67,7 +69,7 @@ def run_folder(
 
     Args:
         source: folder with DICOM files of any name and depth.
-        target: new, empty, or written by an earlier run; not inside `source`.
+        target: new, empty, or written by an earlier run; `check_folders` finds no fault with the two.
         treatment: what is done to each series.
         pseudonyms: names for studies and series.
         now: the time of this run.
@@ -83,11 +85,14 @@ def run_folder(
     Raises:
         DataError: a folder cannot be used, or there is no CT in `source`.
     """
-    check_folders(source, target)
     discovery = discover(source, on_file=observer.looked_at)
-    plans = [plan_series(entry, treatment, pseudonyms) for entry in discovery.series]
+    plans = [
+        _placed(plan_series(entry, treatment, pseudonyms), source, entry.files) for entry in discovery.series
+    ]
     _check_anything_to_do(source, discovery, plans)
-    strays = [stray_file(finding) for finding in discovery.findings]
+    strays = [
+        replace(stray_file(finding), place=_place(source, finding.files)) for finding in discovery.findings
+    ]
     marker = open_target(target, now=fixed_clock or now, key_id=pseudonyms.key_id, command=treatment.command)
     run = SeriesRun(target, treatment, pseudonyms, fixed_clock or marker.started, verify)
     return _settle_all(run, marker, strays, plans, workers=workers, observer=observer)
@@ -118,6 +123,18 @@ def _check_writable(target: Path) -> None:
         raise DataError(f"{target}: {cannot_write(error)}; name another folder") from None
 
 
+def _placed(plan: Plan, source: Path, files: Sequence[Path]) -> Plan:
+    """The plan, with the innermost folder of its files."""
+    place = _place(source, [path.parent for path in files])
+    return replace(plan, planned=replace(plan.planned, place=place))
+
+
+def _place(source: Path, paths: Sequence[Path]) -> str:
+    """The innermost path that holds them all, relative to `source`; nothing for `source` itself."""
+    shown = os.path.relpath(os.path.commonpath(paths), source)
+    return "" if shown == os.curdir else shown
+
+
 def _check_anything_to_do(source: Path, discovery: Discovery, plans: Sequence[Plan]) -> None:
     if not plans and not discovery.findings:
         raise DataError(f"{source}: no DICOM files here; name a folder that holds CT images")
@@ -143,7 +160,9 @@ def _settle_all(
     try:
         for outcome in strays:
             observer.settled(outcome)
-        observer.planned(sum(plan.passes for plan in plans))
+        observer.planned(
+            sum(plan.passes for plan in plans), sum(plan.planned.verdict in FINISHED for plan in plans)
+        )
         with closing(
             carry_out_all(
                 run, plans, workers=workers, on_slices=observer.advanced, on_waiting=observer.waiting

@@ -70,7 +70,7 @@ class SeriesSummary:
     Attributes:
         number: counts from 1 in the order of the file paths.
         folder: the innermost folder that holds all its files, relative to the folder inspected.
-        part: 0, and further where one series holds several stacks.
+        part: 0, and further where several stacks have the identifiers of one study and series.
         modality: DICOM Modality, `unknown` without one.
         body_part: BodyPartExamined.
         manufacturer: of the scanner.

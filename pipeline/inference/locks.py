@@ -6,15 +6,21 @@ one run removed such a file, two others could both hold a lock of that name.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
+
+from pipeline.errors import DataError
 
 LOCK: Final = ".lock"
 SERIES_LOCKS: Final = ".locks"
+
+_NO_FLOCK: Final = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
 
 
 @contextmanager
@@ -22,10 +28,16 @@ def target_lock(target: Path) -> Iterator[None]:
     """Wait for, and hold, what only one run at a time may write: the marker, the views, the staging folder.
 
     Raises:
+        DataError: its file system has no locks.
         OSError: `target` is gone or cannot be written.
     """
-    with FileLock(target / LOCK):
+    lock = _lock(target / LOCK)
+    with _reported(target):
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -33,11 +45,13 @@ def series_lock(target: Path, series: str) -> Iterator[bool]:
     """Hold a series of `target`, and tell whether that worked; where it did not, another run holds it.
 
     Raises:
+        DataError: the file system of `target` has no locks.
         OSError: `target` is gone or cannot be written.
     """
-    lock = FileLock(target / SERIES_LOCKS / f"{series}.lock")
+    lock = _lock(target / SERIES_LOCKS / f"{series}.lock")
     try:
-        lock.acquire(blocking=False)
+        with _reported(target):
+            lock.acquire(blocking=False)
     except Timeout:
         yield False
         return
@@ -51,3 +65,21 @@ def is_held(target: Path, series: str) -> bool:
     """Whether another run works on this series right now."""
     with series_lock(target, series) as is_ours:
         return not is_ours
+
+
+def _lock(path: Path) -> BaseFileLock:
+    """Never the soft one: that is held for as long as its file is there, by a killed run for ever."""
+    return FileLock(path, fallback_to_soft=False)
+
+
+@contextmanager
+def _reported(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_FLOCK:
+            raise
+        raise DataError(
+            f"{target}: its file system has no locks ({os.strerror(error.errno)}) to keep two runs apart; "
+            "name a folder on another disk"
+        ) from None

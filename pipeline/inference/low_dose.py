@@ -51,7 +51,7 @@ class LowDose:
             "product_version": __version__,
         }
 
-    def passes(self, slices: int, *, has_grid: bool) -> int:  # noqa: ARG002 (the interface of all treatments)
+    def passes(self, slices: int, *, segmentable: bool) -> int:  # noqa: ARG002 (the interface of all treatments)
         """Every slice once, all doses together."""
         return slices
 

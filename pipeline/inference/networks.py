@@ -16,7 +16,7 @@ from pipeline.dicom import SegmentLabel
 from pipeline.errors import BundleError, ConfigError
 from pipeline.hu import AIR_HU
 from pipeline.inference.treatment import UnfitSeriesError
-from pipeline.models.apply import class_logits, restore_hu
+from pipeline.models.apply import class_logits, receptive_radius, restore_hu
 from pipeline.models.precision import Precision
 
 TILE_PIXELS: Final = 512
@@ -46,7 +46,8 @@ class Network:
         device: where it runs.
         precision: arithmetic of its layers; sums on HU stay float32.
         batch_slices: slices per forward pass.
-        tile_pixels: a denoiser takes slices with a longer side in tiles of this side.
+        tile_pixels: a denoiser takes slices with a longer side in tiles of this side, if it states its
+            `receptive_radius`.
     """
 
     bundle: Bundle
@@ -74,7 +75,7 @@ class Network:
         """
         module = bundle.model().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         _check_channels(bundle, module, device)
-        overlap = 2 * getattr(module, "receptive_radius", 0)
+        overlap = 2 * (receptive_radius(module) or 0)
         if tile_pixels <= overlap:
             raise ConfigError(
                 f"tile_pixels {tile_pixels}: neighbouring tiles of {bundle.architecture} share {overlap} "
@@ -90,13 +91,20 @@ class Network:
         )
 
     @property
+    def engine(self) -> str:
+        """What computes, as far as it may change the last bits, e.g. `torch 2.13.0+cpu on cpu`."""
+        device = self.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        return f"torch {torch.__version__} on {name}"
+
+    @property
     def bf16(self) -> bool:
         """Whether the layers run in bfloat16."""
         return self.precision == "bf16"
 
     def tiles(self, rows: int, columns: int) -> bool:
         """Whether slices of this matrix are taken in tiles."""
-        return max(rows, columns) > self.tile_pixels
+        return receptive_radius(self.module) is not None and max(rows, columns) > self.tile_pixels
 
 
 def check_matrix(network: Network, rows: int, columns: int) -> None:

@@ -26,6 +26,8 @@ SOURCE_CHANGED: Final = "SOURCE_CHANGED"
 """Reason code of a series with a file that was another when the run began."""
 OUTPUT_MISSING: Final = "OUTPUT_MISSING"
 """Reason code of a finished series whose files are gone, or of another size."""
+EARLIER_RESULT: Final = "EARLIER_RESULT"
+"""Reason code of a failed series of which the result of an earlier run is kept."""
 VIEWS_NOT_WRITTEN: Final = "VIEWS_NOT_WRITTEN"
 """Reason code of a run whose journal is not that of its results."""
 
@@ -43,6 +45,7 @@ class Outcome:
         message: for the terminal only, as it may name source files.
         reused: an earlier run had finished it.
         remark: the result in a few words, for the terminal, with the codes that it explains.
+        place: innermost folder of its files, or the stray file, inside the input; for the terminal only.
     """
 
     study: str | None
@@ -53,11 +56,12 @@ class Outcome:
     message: str = ""
     reused: bool = False
     remark: str = ""
+    place: str = ""
 
     def journal_line(self) -> Json:
         """What the journal may hold: pseudonyms, codes and counts."""
         line = asdict(self)
-        del line["message"], line["reused"], line["remark"]
+        del line["message"], line["reused"], line["remark"], line["place"]
         return line
 
 
@@ -94,7 +98,7 @@ def plan_series(entry: SeriesEntry, treatment: Treatment, pseudonyms: Pseudonyms
     source = SourceFiles.of(entry)
     outcome = Outcome(
         study=pseudonyms.name("study", entry.study_uid or entry.series_uid),
-        series=pseudonyms.name("series", entry.series_uid, str(entry.part)),
+        series=_series_name(entry, pseudonyms),
         verdict=verdict,
         reason_codes=() if finding is None else (str(finding.code),),
         files=len(source),
@@ -102,9 +106,13 @@ def plan_series(entry: SeriesEntry, treatment: Treatment, pseudonyms: Pseudonyms
     )
     if verdict not in FINISHED:
         return Plan(entry, source, outcome, grid=None, passes=0)
-    grid = entry.geometry if entry.finding(Task.SEGMENT) is None else None
-    passes = treatment.passes(len(entry.files), has_grid=grid is not None)
-    return Plan(entry, source, outcome, grid, passes)
+    passes = treatment.passes(len(entry.files), segmentable=entry.finding(Task.SEGMENT) is None)
+    return Plan(entry, source, outcome, entry.geometry, passes)
+
+
+def _series_name(entry: SeriesEntry, pseudonyms: Pseudonyms) -> str:
+    """Other studies and patients may hold the same SeriesInstanceUID."""
+    return pseudonyms.name("series", entry.study_uid, entry.patient_key, entry.series_uid, str(entry.part))
 
 
 def _judge(entry: SeriesEntry, tasks: Sequence[Task]) -> tuple[Finding | None, Verdict]:

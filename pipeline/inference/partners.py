@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -96,15 +97,15 @@ class PartnerWriter:
             SeriesError: a slice cannot be read, or cannot be written again.
             DataError: what was written reads back differently.
         """
-        source = read_slices(self._entry)
         first = 0
-        while chunk := self._next(source):
-            with self._watch.step("insert"):
-                low_dose_hu = self._insert(chunk, first).cpu().numpy()
-            self._keep(chunk, low_dose_hu, first)
-            self._write(chunk, low_dose_hu, first)
-            first += len(chunk)
-            yield len(chunk)
+        with closing(read_slices(self._entry)) as source:
+            while chunk := self._next(source):
+                with self._watch.step("insert"):
+                    low_dose_hu = self._insert(chunk, first).cpu().numpy()
+                self._keep(chunk, low_dose_hu, first)
+                self._write(chunk, low_dose_hu, first)
+                first += len(chunk)
+                yield len(chunk)
 
     def conclude(self, pseudonyms: Pseudonyms) -> Measured:
         """Link the normal dose, draw the preview, and say what came out."""

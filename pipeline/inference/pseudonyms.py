@@ -15,6 +15,8 @@ from pipeline.errors import DataError
 
 _SECRET_BYTES = 32
 _SHORT = 12
+_IN_PROJECT = ".ldct"
+_ELSEWHERE = "set XDG_STATE_HOME to a folder of yours"
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,14 @@ def load_secret(path: Path) -> bytes:
     """The secret at `path`, made on first use: mode 0600, and whole even when two processes start at once.
 
     Raises:
-        DataError: the file is there but too short to be a secret.
+        DataError: the file is there but too short to be a secret, or its folder cannot be written.
     """
-    if not path.exists():
-        _create_secret(path)
+    try:
+        if not path.exists():
+            _create_secret(path)
+    except OSError:
+        way_out = "make that folder writable" if path.parent.name == _IN_PROJECT else _ELSEWHERE
+        raise DataError(f"the pseudonym secret cannot be kept in {path.parent}; {way_out}") from None
     secret = path.read_bytes()
     if len(secret) < _SECRET_BYTES:
         raise DataError(
@@ -67,7 +73,7 @@ def secret_path(environment: Mapping[str, str], *, root: Path, apart_from: Seque
         DataError: that is inside one of the folders `apart_from`.
     """
     in_project = environment.get("DVC_ROOT") or (root / "dvc.yaml").is_file()
-    secret = (root / ".ldct" if in_project else _state_home(environment) / "ldct").resolve() / "secret"
+    secret = (root / _IN_PROJECT if in_project else _state_home(environment) / "ldct").resolve() / "secret"
     for folder in apart_from:
         if secret.is_relative_to(folder.resolve()):
             raise DataError(f"{folder}: holds the pseudonym secret {secret}; name a folder without it")

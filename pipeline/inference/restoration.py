@@ -86,9 +86,9 @@ class Restoration:
             "product_version": __version__,
         }
 
-    def passes(self, slices: int, *, has_grid: bool) -> int:
-        """Every slice goes through each network; without a grid there is no segmentation."""
-        return slices * (len(self.tasks) if has_grid else 1)
+    def passes(self, slices: int, *, segmentable: bool) -> int:
+        """Every slice goes through each network that takes the series."""
+        return slices * (len(self.tasks) if segmentable else 1)
 
     def treat(
         self,
@@ -124,7 +124,7 @@ class Restoration:
     def derivation(self, network: Network, entry: SeriesEntry) -> Derivation:
         """How an object made of `entry` by `network` says where it comes from."""
         settings: dict[str, str | float] = {
-            "engine": f"torch-{network.device.type}",
+            "engine": network.engine,
             "precision": network.precision,
         }
         if self.denoiser is not None:
@@ -176,7 +176,7 @@ class Restoration:
             grid=grid,
             clock=clock,
             denoiser=self._applied(self.denoiser, entry),
-            segmenter=self._applied(self.segmenter, entry),
+            segmenter=self._applied(self.segmenter, entry) if _is_segmentable(entry) else None,
             strength=self.strength,
             nifti=self.nifti,
             watch=watch,
@@ -190,11 +190,15 @@ class Restoration:
 
     def _codes(self, restored: Restored, unlike: tuple[str, ...]) -> tuple[str, ...]:
         codes = {
-            OTHER_TRAINING: self.denoiser is not None and self.denoiser.bundle.trained_on != "low dose",
+            OTHER_TRAINING: self._has_other_training,
             UNFAMILIAR: bool(unlike),
             NOTHING_SEGMENTED: restored.nothing_segmented,
         }
         return tuple(code for code, applies in codes.items() if applies)
+
+    @property
+    def _has_other_training(self) -> bool:
+        return self.denoiser is not None and self.denoiser.bundle.trained_on != "low dose"
 
     def _applied(self, network: Network | None, entry: SeriesEntry) -> Applied | None:
         return None if network is None else Applied(network, self.derivation(network, entry))
@@ -202,29 +206,40 @@ class Restoration:
     def _unlike_training(
         self, entry: SeriesEntry, survey: Survey, noise_sd_hu: float | None
     ) -> tuple[str, ...]:
-        """What of the series lies outside the training of any network, each fact once."""
+        """What of the series lies outside the training of any network, each fact once.
+
+        No range is known of the noise that a denoiser has met which was trained on degraded normal dose.
+        """
         facts = SeriesFacts(
             pixel_spacing_mm=entry.pixel_spacing_mm,
-            slice_thickness_mm=entry.slice_thickness_mm,
-            kernel=entry.kernel,
+            slice_thicknesses_mm=survey.slice_thicknesses_mm,
+            kernels=survey.kernels,
             noise_sd_hu=noise_sd_hu,
             hu=survey.hu,
             visible=survey.visible,
         )
         phrases = [
             phrase
-            for network, doses in ((self.denoiser, LOW_DOSE), (self.segmenter, BOTH_DOSES))
+            for network, doses in (
+                (self.denoiser, () if self._has_other_training else LOW_DOSE),
+                (self.segmenter, BOTH_DOSES),
+            )
             if network is not None
             for phrase in unfamiliar(network.bundle.fingerprint, facts, noise_of=doses)
         ]
         return tuple(dict.fromkeys(phrases))
 
 
+def _is_segmentable(entry: SeriesEntry) -> bool:
+    """Some series have a grid and still give no segmentation: those of enhanced CT."""
+    return entry.finding(Task.SEGMENT) is None
+
+
 def _describe(network: Network) -> dict[str, str]:
     return {
         "name": network.bundle.name,
         "model_hash": network.bundle.model_hash,
-        "engine": f"torch-{network.device.type}",
+        "engine": network.engine,
         "precision": network.precision,
     }
 

@@ -7,15 +7,23 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from pipeline.dicom import Verdict
 from pipeline.errors import DataError
 from pipeline.inference.checksums import sha256_of_files
 from pipeline.inference.failures import judge_failure
 from pipeline.inference.journal import RECORD, SeriesRecord, read_record, write_json
 from pipeline.inference.locks import series_lock
-from pipeline.inference.outcomes import FINISHED, Outcome, Plan
+from pipeline.inference.outcomes import EARLIER_RESULT, FINISHED, Outcome, Plan
 from pipeline.inference.pseudonyms import Pseudonyms
 from pipeline.inference.source_files import SourceFiles
-from pipeline.inference.staging import check_there, publish, settle_outputs, staging_folder
+from pipeline.inference.staging import (
+    check_there,
+    has_result,
+    publish,
+    settle_outputs,
+    staging_folder,
+    withdraw,
+)
 from pipeline.inference.treatment import OnSlices, Stopwatch, Treatment
 
 
@@ -40,6 +48,9 @@ class SeriesRun:
     def carry_out(self, plan: Plan, on_slices: OnSlices) -> Outcome | None:
         """Finish one series, or say why not; nothing that happens to it reaches the others.
 
+        What an earlier run made of it is removed if it is refused now, and kept, with `EARLIER_RESULT`, if it
+        failed: then nobody knows whether the next attempt will.
+
         Args:
             plan: of the series.
             on_slices: told of `plan.passes` slices in all, however the series ends.
@@ -47,7 +58,7 @@ class SeriesRun:
         Returns:
             The outcome; None, and no slices told of, where another run is working on the series.
         """
-        if plan.planned.verdict not in FINISHED:
+        if plan.planned.verdict not in FINISHED and not self._has_earlier_result(plan.planned):
             return plan.planned
         rest = plan.passes
 
@@ -62,11 +73,39 @@ class SeriesRun:
                 if not is_ours:
                     rest = 0
                     return None
-                return self._keep_or_finish(plan, advance)
-        except Exception as error:  # noqa: BLE001  one series never stops the batch
-            return self._without_result(plan, error)
+                return self._settle(plan, advance)
+        except Exception as error:  # noqa: BLE001  nor does a folder that is gone or read-only
+            return self.noting_earlier_result(self._without_result(plan, error))
         finally:
             on_slices(rest)
+
+    def noting_earlier_result(self, outcome: Outcome) -> Outcome:
+        """The outcome of a series; one that failed tells whether there is a result of an earlier run."""
+        if outcome.verdict != Verdict.FAILED or not self._has_earlier_result(outcome):
+            return outcome
+        return replace(
+            outcome,
+            reason_codes=(*outcome.reason_codes, EARLIER_RESULT),
+            message=f"{outcome.message}; the earlier result is kept",
+        )
+
+    def _has_earlier_result(self, outcome: Outcome) -> bool:
+        return has_result(self.target, str(outcome.study), str(outcome.series))
+
+    def _settle(self, plan: Plan, advance: OnSlices) -> Outcome:
+        """Finish the series, or see to what an earlier run made of it; its lock is held."""
+        outcome = self._finish(plan, advance) if plan.planned.verdict in FINISHED else plan.planned
+        if outcome.verdict in FINISHED or not self._has_earlier_result(outcome):
+            return outcome
+        if outcome.verdict != Verdict.FAILED:
+            withdraw(self.target, str(outcome.study), str(outcome.series))
+        return self.noting_earlier_result(outcome)
+
+    def _finish(self, plan: Plan, advance: OnSlices) -> Outcome:
+        try:
+            return self._keep_or_finish(plan, advance)
+        except Exception as error:  # noqa: BLE001  one series never stops the batch
+            return self._without_result(plan, error)
 
     def _keep_or_finish(self, plan: Plan, advance: OnSlices) -> Outcome:
         _check_unchanged(plan.source)

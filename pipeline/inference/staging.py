@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ from pipeline.inference.journal import MARKER, STAGING, Output, read_record
 from pipeline.inference.locks import series_lock, target_lock
 
 _REPLACED: Final = ".replaced"
+_WITHDRAWN: Final = ".withdrawn"
 
 
 def check_there(target: Path) -> None:
@@ -46,6 +48,11 @@ def staging_folder(target: Path, series: str) -> Path:
     return staged
 
 
+def has_result(target: Path, study: str, series: str) -> bool:
+    """Whether an earlier run left a result of this series, in its place or about to be put back there."""
+    return (target / study / series).exists() or _replaced(target / STAGING / series).exists()
+
+
 def settle_outputs(staged: Path) -> tuple[Output, ...]:
     """Bring the files of a series to the disk, and list them."""
     files = sorted(path for path in staged.rglob("*") if path.is_file())
@@ -59,18 +66,40 @@ def settle_outputs(staged: Path) -> tuple[Output, ...]:
 def publish(staged: Path, folder: Path) -> None:
     """Rename a staged series, whose files are on the disk, into place: no watcher sees half of it."""
     sync_files([staged, *(path for path in staged.rglob("*") if path.is_dir())])
-    folder.parent.mkdir(exist_ok=True)
-    earlier = folder.exists()
-    if earlier:
-        folder.replace(_replaced(staged))
-    try:
-        staged.replace(folder)
-    except OSError:
+    with target_lock(folder.parent.parent):  # `withdraw` may remove the parent
+        folder.parent.mkdir(exist_ok=True)
+        earlier = folder.exists()
         if earlier:
-            _replaced(staged).replace(folder)
-        raise
+            folder.replace(_replaced(staged))
+        try:
+            staged.replace(folder)
+        except OSError:
+            if earlier:
+                _replaced(staged).replace(folder)
+            raise
     sync_files([folder.parent, folder.parent.parent])
     shutil.rmtree(_replaced(staged), ignore_errors=True)
+
+
+def withdraw(target: Path, study: str, series: str) -> None:
+    """Take the result of a series, whose lock is held, out of its place by one rename, then delete it.
+
+    Raises:
+        OSError: it cannot be moved; it stays as it was.
+    """
+    staged, folder = target / STAGING / series, target / study / series
+    withdrawn = staged.with_name(f"{series}{_WITHDRAWN}")
+    with target_lock(target):
+        staged.parent.mkdir(exist_ok=True)
+        for left in (staged, _replaced(staged), withdrawn):
+            _clear(left, target)
+        if folder.exists():
+            folder.replace(withdrawn)
+            sync_files([folder.parent])
+        with suppress(OSError):  # the study has other series
+            folder.parent.rmdir()
+        sync_files([target])
+    shutil.rmtree(withdrawn, ignore_errors=True)
 
 
 def clear_staging(target: Path) -> None:
@@ -79,7 +108,7 @@ def clear_staging(target: Path) -> None:
     if not staging.is_dir():
         return
     for left in staging.iterdir():
-        with series_lock(target, left.name.removesuffix(_REPLACED)) as is_ours:
+        with series_lock(target, left.stem) as is_ours:
             if is_ours:
                 _clear(left, target)
     if not any(staging.iterdir()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -60,15 +61,15 @@ def read_chunks(
     Raises:
         SeriesError: a slice cannot be read, or its pixels are no longer those of `pixel_digests`.
     """
-    source = read_slices(entry)
-    for first in range(0, len(entry.files), chunk_slices):
-        with watch.step("read"):
-            slices = tuple(islice(source, chunk_slices))
-        for index, one in enumerate(slices, start=first):
-            if one.pixel_digest != pixel_digests[index]:
-                raise corrupt(entry.files[index], "its pixels changed while the series was processed")
-        hu, padding = np.stack([one.hu for one in slices]), np.stack([one.padding for one in slices])
-        yield Chunk(first, slices, hu, padding)
+    with closing(read_slices(entry)) as source:
+        for first in range(0, len(entry.files), chunk_slices):
+            with watch.step("read"):
+                slices = tuple(islice(source, chunk_slices))
+            for index, one in enumerate(slices, start=first):
+                if one.pixel_digest != pixel_digests[index]:
+                    raise corrupt(entry.files[index], "its content changed while the series was processed")
+            hu, padding = np.stack([one.hu for one in slices]), np.stack([one.padding for one in slices])
+            yield Chunk(first, slices, hu, padding)
 
 
 class Behind:

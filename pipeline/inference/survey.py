@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.dicom import CTSlice, SeriesEntry, read_slices
+from pipeline.dicom.elements import number_of, values_of
+from pipeline.dicom.identity import shown
 
 _SAMPLE_SLICES: Final = 8
 
 Visible = npt.NDArray[np.bool_]
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -21,13 +25,15 @@ class Survey:
     """What the first pass keeps.
 
     Attributes:
-        pixel_digests: of every slice.
+        pixel_digests: of every slice, see `CTSlice.pixel_digest`.
         shown: (rows, columns) bool, pixels that any slice shows.
         indices: of the slices in the sample, evenly spread over the series.
         hu: (sample, rows, columns) HU.
         visible: (sample, rows, columns) bool, pixels that the slice shows.
         step_hu: HU between neighbouring stored values, of the coarsest slice in the sample.
         highest_stored: the highest value that a pixel of any slice can store.
+        kernels: reconstruction kernels that the sample names, cleaned (`identity.shown`), each once.
+        slice_thicknesses_mm: nominal slice thicknesses that the sample names, each once.
     """
 
     pixel_digests: tuple[str, ...]
@@ -37,6 +43,8 @@ class Survey:
     visible: Visible
     step_hu: float
     highest_stored: int
+    kernels: tuple[str, ...]
+    slice_thicknesses_mm: tuple[float, ...]
 
 
 def not_padding(one: CTSlice) -> Visible:
@@ -57,27 +65,38 @@ def survey_series(entry: SeriesEntry, visible: Callable[[CTSlice], Visible] = no
     count = len(entry.files)
     spread = np.linspace(0, count - 1, min(count, _SAMPLE_SLICES)).round().astype(int)
     indices = tuple(int(index) for index in np.unique(spread))
-    shown = np.zeros((entry.rows, entry.columns), np.bool_)
+    seen = np.zeros((entry.rows, entry.columns), np.bool_)
     digests: list[str] = []
     sample: list[CTSlice] = []
     highest_stored = 0
-    for index, one in enumerate(read_slices(entry)):
-        shown |= visible(one)
-        digests.append(one.pixel_digest)
-        highest_stored = max(highest_stored, _highest_stored(one))
-        if index in indices:
-            sample.append(one)
+    with closing(read_slices(entry)) as slices:
+        for index, one in enumerate(slices):
+            seen |= visible(one)
+            digests.append(one.pixel_digest)
+            highest_stored = max(highest_stored, _highest_stored(one))
+            if index in indices:
+                sample.append(one)
     return Survey(
         pixel_digests=tuple(digests),
-        shown=shown,
+        shown=seen,
         indices=indices,
         hu=np.stack([one.hu for one in sample]),
         visible=np.stack([visible(one) for one in sample]),
         step_hu=max(abs(float(one.header.RescaleSlope)) for one in sample),
         highest_stored=highest_stored,
+        kernels=_distinct(_kernel(one) for one in sample),
+        slice_thicknesses_mm=_distinct(number_of(one.header, "SliceThickness") for one in sample),
     )
 
 
 def _highest_stored(one: CTSlice) -> int:
     is_signed = int(one.header.PixelRepresentation) == 1
     return int(2 ** (int(one.header.BitsStored) - is_signed) - 1)
+
+
+def _kernel(one: CTSlice) -> str | None:
+    return shown(" ".join(str(part) for part in values_of(one.header, "ConvolutionKernel")), one.header)
+
+
+def _distinct(values: Iterable[_Value | None]) -> tuple[_Value, ...]:
+    return tuple(dict.fromkeys(value for value in values if value is not None))

@@ -55,7 +55,7 @@ class Treatment(Protocol):
     def recipe(self) -> Mapping[str, Any]:
         """Everything that decides the written files, as JSON; series finished with the same one are kept."""
 
-    def passes(self, slices: int, *, has_grid: bool) -> int:
+    def passes(self, slices: int, *, segmentable: bool) -> int:
         """How many slices `treat` will tell `on_slices` of, for a series of `slices`."""
 
     def treat(

@@ -162,7 +162,7 @@ class _Crew:
         finally:
             pool.end(at_once=True)
         self._bar.finish(plan)
-        return plan, _died(plan)
+        return plan, self._run.noting_earlier_result(_died(plan))
 
 
 def _died(plan: Plan) -> Outcome:

@@ -29,23 +29,25 @@ def restore_hu(
         scale: the HU scale that the network was trained on.
         bf16: run the layers in bfloat16 (the network's input skip stays float32).
         tile_pixels: side of the largest tile that goes through the network at once, more than twice its
-            `receptive_radius`; None sends slices of any size through whole.
+            `receptive_radius`. Slices of any size go through whole with None, and through a network that
+            states no radius: how far its tiles would have to overlap is not known.
 
     Returns:
         (N, 1, H, W) float32 HU; in tiles the same as whole, up to rounding.
 
     Raises:
-        ValueError: `tile_pixels` is too small, or the model has no `receptive_radius`.
+        ValueError: `tile_pixels` is too small.
     """
     image = scale.to_network(image_hu.float())
 
     def run(part: Tensor) -> Tensor:
         return _run(model, part, bf16=bf16)
 
-    if tile_pixels is None or max(image.shape[-2:]) <= tile_pixels:
+    radius = receptive_radius(model)
+    if tile_pixels is None or radius is None or max(image.shape[-2:]) <= tile_pixels:
         restored = run(image)
     else:
-        restored = apply_in_tiles(run, image, side=tile_pixels, receptive_radius=_receptive_radius(model))
+        restored = apply_in_tiles(run, image, side=tile_pixels, receptive_radius=radius)
     return scale.to_hu(restored).contiguous()
 
 
@@ -94,11 +96,10 @@ def class_logits(
     return _resample(logits, [height, width]).contiguous()
 
 
-def _receptive_radius(model: nn.Module) -> int:
+def receptive_radius(model: nn.Module) -> int | None:
+    """How many pixels away the input can change an output pixel; None where the network does not say."""
     radius = getattr(model, "receptive_radius", None)
-    if not isinstance(radius, int):
-        raise ValueError(f"{type(model).__name__} states no receptive_radius; it needs whole slices")
-    return radius
+    return radius if isinstance(radius, int) else None
 
 
 def _run(model: nn.Module, image: Tensor, *, bf16: bool) -> Tensor:

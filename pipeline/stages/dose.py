@@ -9,8 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar, get_args
 
-from rich.console import Console
-
 from pipeline import tracking
 from pipeline.config.clock import fixed_clock
 from pipeline.dose.texture import parse_kernel
@@ -98,7 +96,7 @@ def run(
             ),
         )
     if any(outcome.verdict in FINISHED for outcome in outcomes):
-        Console(highlight=False, soft_wrap=True).print(_next_step(target), markup=False)
+        terminal.say(_next_step(target))
     return exit_code(outcomes)
 
 
