@@ -53,6 +53,13 @@ def write_source(folder, uid_seed="a", slices=3):
     )
 
 
+def write_sources(folder, seeds, **options):
+    """One series per letter, each in a folder of that name."""
+    for seed in seeds:
+        write_source(folder / seed, seed, **options)
+    return folder
+
+
 class Silent:
     """Counts what an observer is told."""
 

@@ -198,6 +198,10 @@ CASES = {
         "test_dicom_simulated_dose.py::test_streaming_holds_few_slices_however_long_the_series",
         "test_inference.py::test_one_failing_series_never_stops_the_batch",
         "test_inference.py::test_what_a_killed_run_left_behind_is_not_taken_for_done",
+        "test_restart.py::test_killed_at_any_moment_a_run_is_brought_to_its_end_by_the_next",
+        "test_restart.py::test_two_runs_at_once_do_every_series_once",
+        "test_restart.py::test_a_disk_that_is_full_or_read_only",
+        "test_restoration.py::test_memory_does_not_grow_with_the_number_of_slices",
     ],
 }
 """The nasty cases by number: the tests that prove each, those of this file without its name."""
