@@ -193,7 +193,9 @@ def test_denoised_copies_of_either_dose_are_no_partners(tmp_path):
     derive(derive(simulated, "Q/low", purpose=simulated_dose(0.1)), "Q/low denoised")
     scan = scanned(tmp_path)
     pairs = {(str(pair.normal_dose.folder), str(pair.low_dose.folder)) for pair in scan.pairs}
-    assert (pairs, scan.refused) == ({("P/normal", "P/low"), ("Q/normal", "Q/low")}, ())
+    assert pairs == {("P/normal", "P/low"), ("Q/normal", "Q/low")}
+    assert {refusal.places for refusal in scan.refused} == {("P/normal denoised",), ("Q/low denoised",)}
+    assert all(refusal.reason.startswith("DENOISED") for refusal in scan.refused)
 
 
 def test_a_body_part_that_names_a_person_reaches_no_manifest(tmp_path):

@@ -43,8 +43,8 @@ def label_map():
 def write(series, label_map, folder, *, labels=(LUNGS, LIVER), **options):
     folder.mkdir(exist_ok=True)
     options = {"headers": series.headers, "derivation": DERIVATION, "now": NOON, **options}
-    digests = series.pixel_digests
-    return write_segmentation(series.entry, label_map, labels, folder, pixel_digests=digests, **options)
+    digests = series.content_digests
+    return write_segmentation(series.entry, label_map, labels, folder, content_digests=digests, **options)
 
 
 def headers_alone(slices, side):
@@ -66,7 +66,7 @@ def headers_alone(slices, side):
         rows=side,
         columns=side,
     )
-    return SimpleNamespace(entry=entry, headers=headers, pixel_digests=one.pixel_digests * slices)
+    return SimpleNamespace(entry=entry, headers=headers, content_digests=one.content_digests * slices)
 
 
 def masks_of(path, series):

@@ -29,7 +29,7 @@ DERIVATION = Derivation("dose simulation", "", "", SETTINGS, "0.1.0")
 def writer_for(entry, folder, *, dose=0.25):
     return DerivedSeriesWriter(
         entry,
-        [one.pixel_digest for one in read_slices(entry)],
+        [one.content_digest for one in read_slices(entry)],
         folder,
         derivation=DERIVATION,
         purpose=simulated_dose(dose),

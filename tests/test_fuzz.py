@@ -50,7 +50,7 @@ class Rewriting:
         return 2 * slices
 
     def treat(self, entry, folder, *, clock, on_slices, **_):
-        digests = [one.pixel_digest for one in read_slices(entry)]
+        digests = [one.content_digest for one in read_slices(entry)]
         on_slices(len(digests))
         writer = DerivedSeriesWriter(entry, digests, folder / "copy", derivation=DERIVATION, now=clock)
         for index, one in enumerate(read_slices(entry)):

@@ -268,7 +268,7 @@ def write_seg(series: CTSeries, folder: Path) -> dict[Path, tuple[np.ndarray, ..
         (LIVER, SPLEEN),
         folder,
         headers=[first, *map(plane_header, others)],
-        pixel_digests=series.pixel_digests,
+        content_digests=series.content_digests,
         derivation=DERIVATION,
         now=NOON,
         whole_body=BODY,

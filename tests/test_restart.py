@@ -535,12 +535,17 @@ def test_a_disk_that_is_full_or_read_only(tmp_path):
     all_but_one = [["done"]] * 3 + [["failed", "DISK_FULL"]]
     assert (fits["outcomes"], fits["exit code"]) == (all_but_one, 3)
     assert fits["messages"] == ["no space left for the results; free some and run again"]
-    assert no_byte["outcomes"] == [["failed", "DISK_FULL"]] * 4 + [["failed", "VIEWS_NOT_WRITTEN"]]
+    assert no_byte["outcomes"] == [
+        ["failed", "DISK_FULL"],
+        *[["failed", "DISK_FULL", "EARLIER_RESULT"]] * 3,
+        ["failed", "VIEWS_NOT_WRITTEN"],
+    ]
     assert (no_byte["exit code"], no_byte["files"]) == (1, fits["files"])
     assert (freed["outcomes"], freed["kept"], freed["files"]) == (all_but_one, 3, fits["files"])
     assert turned_read_only["outcomes"] == [
         ["done"],
-        *[["failed", "NOT_WRITABLE"]] * 3,
+        ["failed", "NOT_WRITABLE"],
+        *[["failed", "NOT_WRITABLE", "EARLIER_RESULT"]] * 2,
         ["failed", "VIEWS_NOT_WRITTEN"],
     ]
     assert turned_read_only["messages"] == [

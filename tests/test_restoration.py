@@ -614,7 +614,7 @@ def test_whatever_ends_a_pass_ends_its_reader(tmp_path, monkeypatch, read):
 
     def endless(_):
         try:
-            yield from iter(lambda: SimpleNamespace(padding=None, pixel_digest="another"), None)
+            yield from iter(lambda: SimpleNamespace(padding=None, content_digest="another"), None)
         finally:
             ended.append(True)
 

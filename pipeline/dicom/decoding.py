@@ -13,7 +13,7 @@ from pydicom.sequence import Sequence
 from pydicom.valuerep import VR
 
 from pipeline.dicom.defects import MAX_SLICE_PIXELS
-from pipeline.dicom.digests import content_digest
+from pipeline.dicom.digests import content_digest, pixel_digest
 from pipeline.dicom.encoding import can_decode, transfer_syntax
 from pipeline.dicom.frames import frame_as_image
 from pipeline.dicom.pixels import Rescale, Stored, padding_mask, rescale_of
@@ -31,7 +31,8 @@ class CTSlice:
         hu: (rows, columns) float32 HU; padding pixels hold `AIR_HU`.
         padding: (rows, columns) bool: pixels outside the field of view, or below `LOWEST_HU`.
         padding_stored: the stored values at its padding pixels, for writers to put back.
-        pixel_digest: `content_digest`: of its stored pixels and of its header.
+        pixel_digest: SHA-256 of its stored pixels.
+        content_digest: SHA-256 of its stored pixels and of its header.
     """
 
     header: pydicom.Dataset
@@ -39,6 +40,7 @@ class CTSlice:
     padding: npt.NDArray[np.bool_]
     padding_stored: Stored
     pixel_digest: str
+    content_digest: str
 
 
 def decode_slice(path: Path, rows: int, columns: int, frame: int | None) -> CTSlice:
@@ -59,13 +61,14 @@ def decode_slice(path: Path, rows: int, columns: int, frame: int | None) -> CTSl
             hu = rescale.to_hu(stored)
             padding = padding_mask(header, stored, hu)
             _parse(header)
-            digest = content_digest(header, stored)
+            pixels = pixel_digest(stored)
+            content = content_digest(header, pixels)
         except MemoryError:
             raise
         except Exception as broken:  # noqa: BLE001  hostile values raise anything
             raise corrupt(path, f"its header cannot be used ({type(broken).__name__})") from None
     hu[padding] = AIR_HU
-    return CTSlice(header, hu, padding, stored[padding], digest)
+    return CTSlice(header, hu, padding, stored[padding], pixels, content)
 
 
 def corrupt(path: Path, reason: str) -> SeriesError:

@@ -111,14 +111,14 @@ def simulated_dose(dose_fraction: float) -> Purpose:
     )
 
 
-def source_identity(entry: SeriesEntry, pixel_digests: Sequence[str]) -> tuple[str, str]:
+def source_identity(entry: SeriesEntry, content_digests: Sequence[str]) -> tuple[str, str]:
     """The source as parts of a deterministic UID: its SeriesInstanceUID and a digest of all else.
 
-    That is patient, study, images, and the pixels and header of each, as `pixel_digests` have them.
+    That is patient, study, images, and the pixels and header of each, as `content_digests` have them.
     """
     names = [
         uid if frame is None else f"{uid} frame {frame + 1}"
         for uid, frame in zip(entry.sop_instance_uids, entry.frames, strict=True)
     ]
-    content = json.dumps([entry.patient_key, entry.study_uid, names, list(pixel_digests)])
+    content = json.dumps([entry.patient_key, entry.study_uid, names, list(content_digests)])
     return entry.series_uid, sha256_hex(content.encode())

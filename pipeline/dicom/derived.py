@@ -36,7 +36,7 @@ class DerivedSeriesWriter:
 
     Args:
         entry: the source.
-        pixel_digests: the `pixel_digest` of each of its slices; UIDs depend on them all.
+        content_digests: the `content_digest` of each of its slices; UIDs depend on them all.
         folder: where to write; made if absent, and it must be empty.
         derivation: what makes the new pixels.
         purpose: `DENOISED` or a `simulated_dose`.
@@ -49,24 +49,24 @@ class DerivedSeriesWriter:
     def __init__(
         self,
         entry: SeriesEntry,
-        pixel_digests: Sequence[str],
+        content_digests: Sequence[str],
         folder: Path,
         *,
         derivation: Derivation,
         purpose: Purpose = DENOISED,
         now: datetime,
     ) -> None:
-        if len(pixel_digests) != len(entry.files):
-            raise ValueError(f"{len(pixel_digests)} digests for {len(entry.files)} slices")
+        if len(content_digests) != len(entry.files):
+            raise ValueError(f"{len(content_digests)} digests for {len(entry.files)} slices")
         prepare_folder(folder)
         self._entry = entry
-        self._pixel_digests = tuple(pixel_digests)
+        self._content_digests = tuple(content_digests)
         self._folder = folder
         self._derivation = derivation
         self._purpose = purpose
         self._now = now
         self._series_uid = deterministic_uid(
-            purpose.identity, *source_identity(entry, self._pixel_digests), derivation.identity()
+            purpose.identity, *source_identity(entry, self._content_digests), derivation.identity()
         )
 
     def write(self, index: int, source: CTSlice, hu: npt.NDArray[np.floating]) -> Path:
@@ -82,12 +82,12 @@ class DerivedSeriesWriter:
 
         Raises:
             SeriesError: the source's header holds values that cannot be written again, or its content is no
-                longer that of `pixel_digests`.
+                longer that of `content_digests`.
             ValueError: `hu` has another shape or holds non-finite values.
         """
         _check_hu(hu, source)
         path = self._entry.files[index]
-        if source.pixel_digest != self._pixel_digests[index]:
+        if source.content_digest != self._content_digests[index]:
             raise corrupt(path, "its content changed while the series was processed")
         stored = _meant_pixels(source, hu)
         try:
@@ -106,7 +106,7 @@ class DerivedSeriesWriter:
         source_uid = self._entry.sop_instance_uids[index]
         dataset.SeriesInstanceUID = self._series_uid
         dataset.SOPInstanceUID = deterministic_uid(
-            self._series_uid, str(index), source_uid, self._pixel_digests[index]
+            self._series_uid, str(index), source_uid, self._content_digests[index]
         )
         if self._entry.frames[index] is not None:
             dataset.InstanceNumber = index + 1
@@ -148,7 +148,7 @@ def write_derived_series(
     if hu.shape != series.hu.shape:
         raise ValueError(f"hu has shape {hu.shape}, its source {series.hu.shape}")
     writer = DerivedSeriesWriter(
-        series.entry, series.pixel_digests, folder, derivation=derivation, purpose=purpose, now=now
+        series.entry, series.content_digests, folder, derivation=derivation, purpose=purpose, now=now
     )
     return tuple(writer.write(index, series.slice_at(index), hu[index]) for index in range(len(hu)))
 

@@ -1,4 +1,4 @@
-"""A slice in one number: equal for equal images, however their files are encoded."""
+"""A slice, or its pixels, in one number: equal for equal images, however their files are encoded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ _PADDING_OF_THE_FILE: Final = 0xFFFCFFFC
 _GROUP_OF_PIXELS: Final = 0x7FE0
 
 
-def content_digest(header: pydicom.Dataset, stored: Stored) -> str:
+def pixel_digest(stored: Stored) -> str:
+    """SHA-256 of stored pixels (rows, columns) with their type."""
+    digest = hashlib.sha256(f"{stored.dtype.name} {stored.shape}".encode())
+    digest.update(np.ascontiguousarray(stored, stored.dtype.newbyteorder("<")).data)
+    return digest.hexdigest()
+
+
+def content_digest(header: pydicom.Dataset, pixels: str) -> str:
     """SHA-256 of all that a derived image takes from a slice.
 
     That is its stored pixels and each element of its header, wherever it stands in the file and in whichever
@@ -31,13 +38,12 @@ def content_digest(header: pydicom.Dataset, stored: Stored) -> str:
 
     Args:
         header: of a slice just read, its elements converted where they can be.
-        stored: (rows, columns) its stored pixels.
+        pixels: `pixel_digest` of its stored pixels.
     """
     digest = hashlib.sha256()
     for part in _parts(header):
         digest.update(part)
-    digest.update(f"{_class_of_frame(header)} {is_lossy(header)} {stored.dtype.name} {stored.shape}".encode())
-    digest.update(np.ascontiguousarray(stored, stored.dtype.newbyteorder("<")).data)
+    digest.update(f"{_class_of_frame(header)} {is_lossy(header)} {pixels}".encode())
     return digest.hexdigest()
 
 

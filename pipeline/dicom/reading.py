@@ -31,6 +31,7 @@ class CTSeries:
         headers: one dataset per slice, without pixels.
         padding_stored: per slice, the stored values at its padding voxels, for writers to put back.
         pixel_digests: per slice, see `CTSlice.pixel_digest`.
+        content_digests: per slice, see `CTSlice.content_digest`.
     """
 
     entry: SeriesEntry
@@ -39,6 +40,7 @@ class CTSeries:
     headers: tuple[pydicom.Dataset, ...]
     padding_stored: tuple[Stored, ...]
     pixel_digests: tuple[str, ...]
+    content_digests: tuple[str, ...]
 
     def slice_at(self, index: int) -> CTSlice:
         """One slice; its arrays are views."""
@@ -48,6 +50,7 @@ class CTSeries:
             padding=self.padding[index],
             padding_stored=self.padding_stored[index],
             pixel_digest=self.pixel_digests[index],
+            content_digest=self.content_digests[index],
         )
 
 
@@ -90,15 +93,25 @@ def read_series(entry: SeriesEntry) -> CTSeries:
     padding = np.empty(shape, np.bool_)
     headers: list[pydicom.Dataset] = []
     padding_stored: list[Stored] = []
-    digests: list[str] = []
+    pixel_digests: list[str] = []
+    content_digests: list[str] = []
     with closing(read_slices(entry)) as slices:
         for index, one in enumerate(slices):
             hu[index] = one.hu
             padding[index] = one.padding
             headers.append(one.header)
             padding_stored.append(one.padding_stored)
-            digests.append(one.pixel_digest)
-    return CTSeries(entry, hu, padding, tuple(headers), tuple(padding_stored), tuple(digests))
+            pixel_digests.append(one.pixel_digest)
+            content_digests.append(one.content_digest)
+    return CTSeries(
+        entry,
+        hu,
+        padding,
+        tuple(headers),
+        tuple(padding_stored),
+        tuple(pixel_digests),
+        tuple(content_digests),
+    )
 
 
 def read_slice(path: Path, *, rows: int, columns: int, frame: int | None = None) -> CTSlice:

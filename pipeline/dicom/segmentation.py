@@ -95,7 +95,7 @@ def write_segmentation(
     folder: Path,
     *,
     headers: Sequence[pydicom.Dataset],
-    pixel_digests: Sequence[str],
+    content_digests: Sequence[str],
     derivation: Derivation,
     now: datetime,
     whole_body: SegmentLabel | None = None,
@@ -113,7 +113,7 @@ def write_segmentation(
         labels: the structures; their values differ and are above 0.
         folder: where to write.
         headers: of the source's slices: the first in full, of the others a `plane_header` is enough.
-        pixel_digests: `CTSlice.pixel_digest` of each.
+        content_digests: `CTSlice.content_digest` of each.
         derivation: what made the label map.
         now: the one clock behind all dates; written as `local_time`.
         whole_body: a further segment, the union of all values above 0; its own `value` is not looked up.
@@ -124,18 +124,18 @@ def write_segmentation(
     Raises:
         DataError: no voxel is in any segment.
         SeriesError: a source header lacks what a segmentation must refer to.
-        ValueError: `label_map`, `headers` or `pixel_digests` do not fit `entry`, or the values of `labels`
+        ValueError: `label_map`, `headers` or `content_digests` do not fit `entry`, or the values of `labels`
             are not distinct.
     """
     values = [label.value for label in labels]
-    _check_arguments(entry, label_map, headers, pixel_digests, values)
+    _check_arguments(entry, label_map, headers, content_digests, values)
     series = _Series(
         entry,
         headers,
         derivation,
         local_time(now, headers[0]),
         (
-            *source_identity(entry, pixel_digests),
+            *source_identity(entry, content_digests),
             derivation.identity(),
             repr([*labels, whole_body]),
             hashlib.sha256(np.ascontiguousarray(label_map).data).hexdigest(),
@@ -161,14 +161,14 @@ def _check_arguments(
     entry: SeriesEntry,
     label_map: npt.NDArray[np.uint8],
     headers: Sequence[pydicom.Dataset],
-    pixel_digests: Sequence[str],
+    content_digests: Sequence[str],
     values: Sequence[int],
 ) -> None:
     shape = (len(entry.files), entry.rows, entry.columns)
     if label_map.shape != shape:
         raise ValueError(f"label map has shape {label_map.shape}, its source {shape}")
-    if not len(headers) == len(pixel_digests) == shape[0]:
-        raise ValueError(f"{len(headers)} headers, {len(pixel_digests)} digests for {shape[0]} slices")
+    if not len(headers) == len(content_digests) == shape[0]:
+        raise ValueError(f"{len(headers)} headers, {len(content_digests)} digests for {shape[0]} slices")
     if not values or len(set(values)) < len(values) or min(values) < 1:
         raise ValueError(f"label values must be distinct and above 0, got {values}")
 

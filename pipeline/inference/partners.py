@@ -81,7 +81,7 @@ class PartnerWriter:
         self._writers = tuple(
             DerivedSeriesWriter(
                 entry,
-                survey.pixel_digests,
+                survey.content_digests,
                 folder / dose_folder(dose),
                 derivation=model.derivation(method),
                 purpose=simulated_dose(dose),

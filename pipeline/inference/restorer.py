@@ -113,7 +113,7 @@ class SeriesRestorer:
         )
 
     def _stream(self, on_slices: OnSlices) -> None:
-        chunks = read_chunks(self._entry, self._survey.pixel_digests, self._chunk_slices(), self._watch)
+        chunks = read_chunks(self._entry, self._survey.content_digests, self._chunk_slices(), self._watch)
         with ExitStack() as stack:
             stack.enter_context(closing(chunks))
             series = self._derived_series(stack)
@@ -171,7 +171,7 @@ class SeriesRestorer:
         with self._watch.step("write segmentation"):
             self._segmented.write(
                 self._folder,
-                self._survey.pixel_digests,
+                self._survey.content_digests,
                 derivation=self._segmenter.derivation,
                 now=self._clock,
                 with_nifti=self._nifti_grid is not None,

@@ -63,7 +63,7 @@ class DenoisedSeries:
         self._watch = watch
         self._slices = len(entry.files)
         self._writer = DerivedSeriesWriter(
-            entry, survey.pixel_digests, folder / DENOISED, derivation=derivation, now=now
+            entry, survey.content_digests, folder / DENOISED, derivation=derivation, now=now
         )
         self._nifti: NiftiWriter | None = None
         if nifti_grid is not None:
@@ -152,7 +152,7 @@ class SegmentedSeries:
     def write(
         self,
         folder: Path,
-        pixel_digests: Sequence[str],
+        content_digests: Sequence[str],
         *,
         derivation: Derivation,
         now: datetime,
@@ -170,7 +170,7 @@ class SegmentedSeries:
             organs or [body],
             folder,
             headers=self._headers,
-            pixel_digests=pixel_digests,
+            content_digests=content_digests,
             derivation=derivation,
             now=now,
             whole_body=body if organs else None,

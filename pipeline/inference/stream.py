@@ -48,25 +48,25 @@ class Chunk:
 
 
 def read_chunks(
-    entry: SeriesEntry, pixel_digests: Sequence[str], chunk_slices: int, watch: Stopwatch
+    entry: SeriesEntry, content_digests: Sequence[str], chunk_slices: int, watch: Stopwatch
 ) -> Generator[Chunk]:
     """Read a series a second time, `chunk_slices` at once; the time spent waiting for slices is `read`.
 
     Args:
         entry: the series.
-        pixel_digests: of its slices, from the first pass.
+        content_digests: of its slices, from the first pass.
         chunk_slices: the last chunk may have fewer.
         watch: is told the time.
 
     Raises:
-        SeriesError: a slice cannot be read, or its pixels are no longer those of `pixel_digests`.
+        SeriesError: a slice cannot be read, or its pixels are no longer those of `content_digests`.
     """
     with closing(read_slices(entry)) as source:
         for first in range(0, len(entry.files), chunk_slices):
             with watch.step("read"):
                 slices = tuple(islice(source, chunk_slices))
             for index, one in enumerate(slices, start=first):
-                if one.pixel_digest != pixel_digests[index]:
+                if one.content_digest != content_digests[index]:
                     raise corrupt(entry.files[index], "its content changed while the series was processed")
             hu, padding = np.stack([one.hu for one in slices]), np.stack([one.padding for one in slices])
             yield Chunk(first, slices, hu, padding)

@@ -26,6 +26,7 @@ class Survey:
 
     Attributes:
         pixel_digests: of every slice, see `CTSlice.pixel_digest`.
+        content_digests: of every slice, see `CTSlice.content_digest`.
         shown: (rows, columns) bool, pixels that any slice shows.
         indices: of the slices in the sample, evenly spread over the series.
         hu: (sample, rows, columns) HU.
@@ -37,6 +38,7 @@ class Survey:
     """
 
     pixel_digests: tuple[str, ...]
+    content_digests: tuple[str, ...]
     shown: Visible
     indices: tuple[int, ...]
     hu: npt.NDArray[np.float32]
@@ -66,18 +68,21 @@ def survey_series(entry: SeriesEntry, visible: Callable[[CTSlice], Visible] = no
     spread = np.linspace(0, count - 1, min(count, _SAMPLE_SLICES)).round().astype(int)
     indices = tuple(int(index) for index in np.unique(spread))
     seen = np.zeros((entry.rows, entry.columns), np.bool_)
-    digests: list[str] = []
+    pixel_digests: list[str] = []
+    content_digests: list[str] = []
     sample: list[CTSlice] = []
     highest_stored = 0
     with closing(read_slices(entry)) as slices:
         for index, one in enumerate(slices):
             seen |= visible(one)
-            digests.append(one.pixel_digest)
+            pixel_digests.append(one.pixel_digest)
+            content_digests.append(one.content_digest)
             highest_stored = max(highest_stored, _highest_stored(one))
             if index in indices:
                 sample.append(one)
     return Survey(
-        pixel_digests=tuple(digests),
+        pixel_digests=tuple(pixel_digests),
+        content_digests=tuple(content_digests),
         shown=seen,
         indices=indices,
         hu=np.stack([one.hu for one in sample]),
