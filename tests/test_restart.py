@@ -550,6 +550,8 @@ def test_a_disk_that_is_full_or_read_only(tmp_path):
     ]
     assert turned_read_only["messages"] == [
         f"{disk}/out: cannot write here (Read-only file system); make it writable and run again",
+        f"{disk}/out: cannot write here (Read-only file system); make it writable and run again; "
+        "the earlier result is kept",
         f"{disk}/out: cannot write here (Read-only file system); what is finished stays, run again",
     ]
     assert (turned_read_only["exit code"], turned_read_only["files"]) == (3, fits["files"])
