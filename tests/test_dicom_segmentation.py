@@ -250,10 +250,11 @@ def test_memory_is_a_fraction_of_the_masks_of_all_segments(tmp_path):
 
 
 WRITE_LONG_SEGMENTATION = """
-import resource, sys
+import sys
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
+from tests.memory import peak_mib
 from tests import test_dicom_segmentation as cases
 
 label_map = np.zeros((1000, 512, 512), np.uint8)
@@ -263,7 +264,7 @@ for organ in range(2, 10):
 series = cases.headers_alone(1000, 512)
 organs = [replace(cases.LIVER, name=f"organ {value}", value=value) for value in range(2, 10)]
 cases.write(series, label_map, Path(sys.argv[1]), labels=organs, whole_body=cases.BODY)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(peak_mib())
 """
 
 

@@ -648,10 +648,11 @@ def _peak_mib(folder, slices, *options):
 
 
 TREAT_A_LONG_SERIES = """
-import resource, sys
+import sys
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
+from tests.memory import peak_mib
 from tests import test_restoration as cases
 from tests.dicom_factory import HEAD_FIRST_GRID, make_slice, save
 
@@ -664,7 +665,7 @@ for index in range(slices):
     save(header, folder / "in" / f"{index:04d}")
 chosen = cases.restoration(cases.Add(0.02), with_segmenter="denoise" not in sys.argv)
 cases.treat(cases.only_entry(folder / "in"), folder / "out", chosen)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(peak_mib())
 """
 
 
