@@ -17,14 +17,15 @@ PSEUDONYMS = Pseudonyms(b"0" * 32)
 UNTRAINED = build_model("redcnn", features=2).state_dict()
 
 
-class Brighten(torch.nn.Module):
-    """Adds a constant to network units."""
+class Add(torch.nn.Module):
+    """Adds a constant in network units; `before` is called on each batch."""
 
-    def __init__(self, units):
+    def __init__(self, units, before=lambda _: None):
         super().__init__()
-        self.units = units
+        self.units, self.before = units, before
 
     def forward(self, image):
+        self.before(image)
         return image + self.units
 
 
@@ -52,16 +53,15 @@ def bundle_of(kind, **changes):
     return Bundle(**{**fields, **changes})
 
 
-def network_of(module, kind="denoiser", batch_slices=2):
-    return Network(bundle_of(kind), module.eval(), torch.device("cpu"), "fp32", batch_slices)
+def network_of(module, kind="denoiser", *, batch_slices=2, tile_pixels=512, **changes):
+    bundle = bundle_of(kind, **changes)
+    return Network(bundle, module.eval(), torch.device("cpu"), "fp32", batch_slices, tile_pixels)
 
 
 def restoration(units=0.02, strength=1.0, **options):
     """A denoiser that brightens by `units`, and a segmenter of what is bright."""
     segmenter = network_of(Threshold(), "segmenter")
-    return Restoration(
-        denoiser=network_of(Brighten(units)), segmenter=segmenter, strength=strength, **options
-    )
+    return Restoration(denoiser=network_of(Add(units)), segmenter=segmenter, strength=strength, **options)
 
 
 def run(source, target, treatment=None, *, now=NOW, observer=None, **options):

@@ -25,7 +25,7 @@ from pipeline.inference.treatment import UnfitSeriesError
 from pipeline.metrics.noise import global_noise_sd_hu
 from tests.batch_cases import (
     PSEUDONYMS,
-    Brighten,
+    Add,
     Threshold,
     bundle_of,
     network_of,
@@ -40,7 +40,7 @@ from tests.predict_cases import NOW, PATIENT, Silent, write_source
 def test_strength_blends_the_correction():
     hu = np.random.default_rng(0).normal(0, 50, (3, 24, 24)).astype(np.float32)
     padding = np.zeros(hu.shape, bool)
-    network = network_of(Brighten(0.1))
+    network = network_of(Add(0.1))
     assert np.allclose(denoise(network, hu, padding, strength=0.3), hu + 30, atol=1e-3)
     assert np.array_equal(denoise(network, hu, padding, strength=0.0), hu)
 
@@ -51,7 +51,7 @@ def test_padding_is_air_for_the_network_and_unchanged_in_the_result():
     padding[0, :4] = True
     hu[padding] = -2000
     seen = []
-    network = network_of(Brighten(0.1))
+    network = network_of(Add(0.1))
     network.module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     denoised = denoise(network, hu, padding)
     assert (denoised[padding] == -2000).all()
@@ -69,7 +69,7 @@ def test_an_untrained_redcnn_returns_its_input_within_rounding():
 def test_a_denoiser_that_diverges_refuses_the_series():
     hu = np.zeros((1, 24, 24), np.float32)
     with pytest.raises(UnfitSeriesError, match="not finite"):
-        denoise(network_of(Brighten(float("nan"))), hu, np.zeros(hu.shape, bool))
+        denoise(network_of(Add(float("nan"))), hu, np.zeros(hu.shape, bool))
 
 
 def test_segment_takes_the_likeliest_class_and_leaves_padding_out():

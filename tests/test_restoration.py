@@ -20,10 +20,8 @@ import SimpleITK
 import torch
 from torch import nn
 
-from pipeline.bundle import Bundle
 from pipeline.dicom import discover, read_series, write_derived_series
 from pipeline.errors import ConfigError, DataError
-from pipeline.hu import WATER_CENTRED, HUWindow
 from pipeline.inference import restorer, results, stream, survey
 from pipeline.inference.networks import Network, denoise, segment
 from pipeline.inference.restoration import Restoration
@@ -32,34 +30,15 @@ from pipeline.inference.survey import survey_series
 from pipeline.inference.treatment import Stopwatch, UnfitSeriesError
 from pipeline.inference.untouched import link_files
 from pipeline.metrics.noise import global_noise_sd_hu
-from pipeline.models import RedCNN, build_model
-from tests.batch_cases import run, the_series
+from pipeline.models import RedCNN
+from tests.batch_cases import Add, Threshold, network_of, run, the_series
 from tests.dicom_factory import HEAD_FIRST_GRID, save, save_stack, write_phantom
 from tests.enhanced_factory import make_enhanced
-from tests.predict_cases import LABELS, NOW, write_source
+from tests.predict_cases import NOW, write_source
 
 GRID_SHAPE = (7, 45, 53)
 DIGESTS = ("digest",) * 7
 FINGERPRINT = {"slice_thickness_mm": [1.0, 1.5], "kernels": {"B30": 3}}
-
-
-class Threshold(nn.Module):
-    """Class 1 above the middle of the window, class 2 above three quarters, else background."""
-
-    def forward(self, image):
-        return torch.cat([0.5 - image, 0 * image, 100 * (image - 0.75)], dim=1)
-
-
-class Add(nn.Module):
-    """Adds a constant in network units; `before` is called on each batch."""
-
-    def __init__(self, units, before=lambda _: None):
-        super().__init__()
-        self.units, self.before = units, before
-
-    def forward(self, image):
-        self.before(image)
-        return image + self.units
 
 
 def trained(features=3):
@@ -70,28 +49,10 @@ def trained(features=3):
     return model
 
 
-def network(module, kind="denoiser", *, batch_slices=2, tile_pixels=512, **changes):
-    fields = {
-        "kind": kind,
-        "architecture": "redcnn",
-        "arguments": {"features": 2},
-        "name": kind,
-        "scale": WATER_CENTRED if kind == "denoiser" else None,
-        "window": None if kind == "denoiser" else HUWindow(-1000, 1000),
-        "labels": () if kind == "denoiser" else tuple(vars(label) for label in LABELS),
-        "score": {},
-        "config_digest": "",
-        "data_digest": "",
-        "tensors": build_model("redcnn", features=2).state_dict(),
-    }
-    bundle = Bundle(**{**fields, **changes})
-    return Network(bundle, module.eval(), torch.device("cpu"), "fp32", batch_slices, tile_pixels)
-
-
 def restoration(module=None, *, with_segmenter=True, **options):
     return Restoration(
-        denoiser=network(module or trained()),
-        segmenter=network(Threshold(), "segmenter") if with_segmenter else None,
+        denoiser=network_of(module or trained()),
+        segmenter=network_of(Threshold(), "segmenter") if with_segmenter else None,
         **options,
     )
 
@@ -210,13 +171,13 @@ def test_large_slices_go_through_in_tiles_and_say_so(tmp_path):
 
 
 def test_tiles_that_would_only_overlap_are_refused():
-    bundle = network(trained()).bundle
+    bundle = network_of(trained()).bundle
     with pytest.raises(ConfigError, match="tile_pixels 40: neighbouring tiles of redcnn share 40 pixels"):
         Network.load(bundle, device=torch.device("cpu"), precision="fp32", tile_pixels=40)
 
 
 def test_a_cpu_takes_slices_one_by_one_unless_told_otherwise():
-    bundle, device = network(trained()).bundle, torch.device("cpu")
+    bundle, device = network_of(trained()).bundle, torch.device("cpu")
     assert Network.load(bundle, device=device, precision="fp32").batch_slices == 1
     assert Network.load(bundle, device=device, precision="fp32", batch_slices=3).batch_slices == 3
 
@@ -238,7 +199,7 @@ def test_noise_that_cannot_be_measured_is_not_mentioned(tmp_path):
     write_source(tmp_path / "in")
     entry = only_entry(tmp_path / "in")
     fingerprint = {"noise_sd_hu": {"low_dose": [8.0, 15.0], "normal_dose": [4.0, 8.0]}}
-    chosen = Restoration(denoiser=network(trained(), fingerprint=fingerprint), segmenter=None)
+    chosen = Restoration(denoiser=network_of(trained(), fingerprint=fingerprint), segmenter=None)
     measured = treat(entry, tmp_path / "out", chosen)
     assert measured.noise_sd_hu["before"] is None
     assert (measured.unfamiliar, measured.reason_codes) == ((), ())
@@ -422,7 +383,7 @@ def test_a_network_that_gives_no_numbers_refuses_the_series(kind):
     hu = np.zeros((1, 24, 24), np.float32)
     apply, options = (denoise, {}) if kind == "denoiser" else (segment, {"spacing_mm": (1, 1)})
     with pytest.raises(UnfitSeriesError, match=f"{kind} gives values that are not finite") as refused:
-        apply(network(Add(float("nan")), kind), hu, np.zeros(hu.shape, bool), **options)
+        apply(network_of(Add(float("nan")), kind), hu, np.zeros(hu.shape, bool), **options)
     assert refused.value.code == "NOT_FINITE"
 
 
@@ -436,7 +397,7 @@ def test_slices_smaller_than_the_network_takes_are_refused(tmp_path):
 
 def unfamiliar_with(on_unfamiliar):
     return Restoration(
-        denoiser=network(trained(), fingerprint=FINGERPRINT), segmenter=None, on_unfamiliar=on_unfamiliar
+        denoiser=network_of(trained(), fingerprint=FINGERPRINT), segmenter=None, on_unfamiliar=on_unfamiliar
     )
 
 
@@ -504,7 +465,7 @@ def test_noise_is_judged_only_where_the_network_has_met_that_of_low_dose(tmp_pat
     hu = 40 + np.random.default_rng(0).normal(0, 20, shape)
     write_phantom(np.rint(hu).astype(np.int16), tmp_path / "in", replace(HEAD_FIRST_GRID, shape=shape))
     known = {"noise_sd_hu": {"low_dose": [1.0, 2.0], "normal_dose": [1.0, 2.0]}}
-    denoiser = network(trained(), fingerprint=known, training={"degradation": list(degradation)})
+    denoiser = network_of(trained(), fingerprint=known, training={"degradation": list(degradation)})
     chosen = Restoration(denoiser=denoiser, segmenter=None)
     measured = treat(only_entry(tmp_path / "in"), tmp_path / "out", chosen)
     assert [phrase.split()[0] for phrase in measured.unfamiliar] == judged
@@ -564,8 +525,8 @@ def test_what_decides_the_files_is_in_the_recipe():
             for kind in ("denoiser", "segmenter")
         ),
         replace(restoration(), denoiser=replace(restoration().denoiser, tile_pixels=64)).recipe,
-        replace(restoration(), denoiser=network(trained(), name="another")).recipe,
-        replace(restoration(), segmenter=network(Threshold(), "segmenter", name="another")).recipe,
+        replace(restoration(), denoiser=network_of(trained(), name="another")).recipe,
+        replace(restoration(), segmenter=network_of(Threshold(), "segmenter", name="another")).recipe,
     ]
     assert len({json.dumps(recipe, sort_keys=True) for recipe in recipes}) == len(recipes)
 

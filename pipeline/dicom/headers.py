@@ -278,7 +278,7 @@ def _slice_header(
         acquisition=integer_of(dataset, "AcquisitionNumber"),
         kvp=number_of(dataset, "KVP"),
         exposure_mas=_exposure_mas(dataset),
-        kernel=shown(" ".join(str(part) for part in values_of(dataset, "ConvolutionKernel")), dataset),
+        kernel=kernel_of(dataset),
         manufacturer=shown(text_of(dataset, "Manufacturer"), dataset),
         body_part=shown(text_of(dataset, "BodyPartExamined"), dataset),
         series_description=shown(text_of(dataset, "SeriesDescription"), dataset),
@@ -287,6 +287,11 @@ def _slice_header(
         is_denoised=any(_is_denoising(text) for text in our_work),
         is_simulated=any(not _is_denoising(text) for text in our_work),
     )
+
+
+def kernel_of(dataset: pydicom.Dataset) -> str | None:
+    """ConvolutionKernel as it may be shown; None where it is missing or repeats the patient's identity."""
+    return shown(" ".join(str(part) for part in values_of(dataset, "ConvolutionKernel")), dataset)
 
 
 def _modality(dataset: pydicom.Dataset) -> str:

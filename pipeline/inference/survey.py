@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.dicom import CTSlice, SeriesEntry, read_slices
-from pipeline.dicom.elements import number_of, values_of
-from pipeline.dicom.identity import shown
+from pipeline.dicom.elements import number_of
+from pipeline.dicom.headers import kernel_of
 
 _SAMPLE_SLICES: Final = 8
 
@@ -89,7 +89,7 @@ def survey_series(entry: SeriesEntry, visible: Callable[[CTSlice], Visible] = no
         visible=np.stack([visible(one) for one in sample]),
         step_hu=max(abs(float(one.header.RescaleSlope)) for one in sample),
         highest_stored=highest_stored,
-        kernels=_distinct(_kernel(one) for one in sample),
+        kernels=_distinct(kernel_of(one.header) for one in sample),
         slice_thicknesses_mm=_distinct(number_of(one.header, "SliceThickness") for one in sample),
     )
 
@@ -97,10 +97,6 @@ def survey_series(entry: SeriesEntry, visible: Callable[[CTSlice], Visible] = no
 def _highest_stored(one: CTSlice) -> int:
     is_signed = int(one.header.PixelRepresentation) == 1
     return int(2 ** (int(one.header.BitsStored) - is_signed) - 1)
-
-
-def _kernel(one: CTSlice) -> str | None:
-    return shown(" ".join(str(part) for part in values_of(one.header, "ConvolutionKernel")), one.header)
 
 
 def _distinct(values: Iterable[_Value | None]) -> tuple[_Value, ...]:
