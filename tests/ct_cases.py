@@ -7,8 +7,19 @@ from pipeline.data import Case, write_index, write_volume
 ORGAN = 5
 
 
-def write_cases(folder, *, slices=3, side=48, roles=("train", "train", "validation", "test"), noise_hu=40.0):
-    """Write cases and their index; returns the cases. Mask: 2 body, 5 organ, 15 table."""
+def write_cases(
+    folder,
+    *,
+    slices=3,
+    side=48,
+    roles=("train", "train", "validation", "test"),
+    noise_hu=40.0,
+    low_dose=True,
+):
+    """Write cases and their index; returns the cases. Mask: 2 body, 5 organ, 15 table.
+
+    `low_dose=False`: cases of a normal dose alone.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rows, columns = np.mgrid[:side, :side]
     cases = []
@@ -33,9 +44,12 @@ def write_cases(folder, *, slices=3, side=48, roles=("train", "train", "validati
             folder=folder / f"case{number}",
             has_mask=True,
             has_truth=True,
+            has_low_dose=low_dose,
         )
         case.folder.mkdir(exist_ok=True)
         for name, sd in (("truth", 0), ("normal_dose", noise_hu / 2), ("low_dose", noise_hu)):
+            if name == "low_dose" and not low_dose:
+                continue
             volume = np.rint(truth + sd * rng.standard_normal(truth.shape)).clip(-1024)
             write_volume(case.folder / f"{name}.nii", volume, np.eye(4), np.int16)
         write_volume(case.folder / "mask.nii", mask, np.eye(4), np.uint8)

@@ -21,7 +21,7 @@ from pipeline.config.simulate import SimulateSettings
 from pipeline.config.train import load_train_settings
 
 CHECKOUT = Path(__file__).parents[1]
-PRESETS = sorted(folder.name for folder in (CHECKOUT / "configs").iterdir() if folder.is_dir())
+PRESETS = sorted(path.parent.name for path in (CHECKOUT / "configs").glob("*/simulate.yaml"))
 STAGE_SETTINGS = {
     "simulate": SimulateSettings,
     "ingest": IngestSettings,

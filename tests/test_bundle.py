@@ -119,7 +119,7 @@ def test_refuses_one_flipped_bit_in_the_weights(tmp_path, bundle):
     ("before", "after", "message"),
     [
         (f'"schema_version":{SCHEMA_VERSION}', '"schema_version":99', "bundle schema 99"),
-        ('"architecture":"redcnn"', '"architecture":"rednet"', "unknown architecture 'rednet'"),
+        ('"architecture":"redcnn"', '"architecture":"rednot"', "unknown architecture 'rednot'"),
         ('"kind":"denoiser"', '"kind":"oracle"', "damaged bundle header"),
         ('"name":', '"nome":', "damaged bundle header"),
         ('{"architecture"', '"architecture"', "damaged bundle header"),

@@ -1,10 +1,13 @@
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from pipeline.config.base import Settings, load_settings
 from pipeline.config.predict import PredictSettings
+from pipeline.config.restoration import LossTerm
 from pipeline.errors import ConfigError
+from pipeline.losses import LOSSES
 
 
 class Optim(Settings):
@@ -62,3 +65,9 @@ def test_settings_without_a_key_are_the_defaults(tmp_path: Path, text: str) -> N
 def test_a_folder_as_settings_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\); name a readable YAML file"):
         load_settings(tmp_path, Example)
+
+
+def test_settings_and_registry_have_the_same_losses() -> None:
+    union, _ = get_args(LossTerm)
+    kinds = [get_args(term.model_fields["kind"].annotation) for term in get_args(union)]
+    assert [kind for (kind,) in kinds] == list(LOSSES)

@@ -70,7 +70,7 @@ def test_damaged_missing_and_flat_files_are_named(tmp_path):
         write_volume(path, ramp()[0], AFFINE_RAS, np.int16)
 
 
-def case(folder: Path, case_id: str, role: str, has_mask: bool = True) -> Case:
+def case(folder: Path, case_id: str, role: str, has_mask: bool = True, has_low_dose: bool = True) -> Case:
     return Case(
         case_id=case_id,
         patient_id="007",
@@ -83,11 +83,12 @@ def case(folder: Path, case_id: str, role: str, has_mask: bool = True) -> Case:
         folder=folder / case_id,
         has_mask=has_mask,
         has_truth=False,
+        has_low_dose=has_low_dose,
     )
 
 
 def test_the_index_is_read_back_equal_and_filtered_by_role(tmp_path):
-    cases = (case(tmp_path, "01", "train"), case(tmp_path, "1", "test", has_mask=False))
+    cases = (case(tmp_path, "01", "train"), case(tmp_path, "1", "test", has_mask=False, has_low_dose=False))
     write_index(tmp_path, cases)
     assert read_cases(tmp_path) == cases
     assert read_cases(tmp_path, "test") == cases[1:]
@@ -110,8 +111,20 @@ def test_volumes_of_a_case(tmp_path):
         one.truth()
     with pytest.raises(ValueError, match="case c1 has no mask"):
         replace(one, has_mask=False).mask()
+    with pytest.raises(DataError, match="case c1 has no low dose; train with `low_dose` or `degradation`"):
+        replace(one, has_low_dose=False).low_dose()
     with pytest.raises(DataError, match="but the index says"):
         replace(one, shape=(9, 4, 5)).normal_dose()
+
+
+def test_an_index_of_an_earlier_version_says_what_to_run(tmp_path):
+    write_index(tmp_path, [case(tmp_path, "c1", "train")])
+    lines = (tmp_path / "index.csv").read_text().splitlines()
+    column = lines[0].split(",").index("has_low_dose")
+    older = [",".join(line.split(",")[:column] + line.split(",")[column + 1 :]) for line in lines]
+    (tmp_path / "index.csv").write_text("\n".join(older) + "\n")
+    with pytest.raises(DataError, match=r"index\.csv: .*run ingest again"):
+        read_cases(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "case_id,role\nc1,train\n", "\x00\x01"])

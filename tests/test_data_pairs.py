@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.data.pairs import (
     anatomy_correlation,
+    check_ct_numbers,
     check_not_swapped,
     check_pair,
     check_same_anatomy,
@@ -87,3 +88,20 @@ def test_swapped_doses_are_refused_with_both_noises():
     check_not_swapped(normal, body_hu(15, 10, seed=3))
     with pytest.raises(DataError, match=r"less noise than normal_dose \(SD \d+\.\d and \d+\.\d HU\)"):
         check_not_swapped(low, normal)
+
+
+def test_a_mask_is_no_ct_and_its_values_are_named():
+    rows = np.arange(64).reshape(1, 8, 8)
+    for values, shown in ((rows % 2, "0, 1:"), (rows, r"0, 1, 2, 3, 4, 5, … \(64 of them\):")):
+        with pytest.raises(DataError, match=f"truth holds only the values {shown} a mask, not CT numbers"):
+            check_ct_numbers("truth", values.astype(np.float32))
+
+
+def test_air_water_noise_and_many_values_are_ct():
+    for hu in (
+        body_hu(15, 0, seed=0),  # three values, one of them air
+        np.zeros((2, 8, 8)),  # a phantom of water alone
+        np.where(np.arange(64).reshape(1, 8, 8) % 9, 40, 240),  # tissue and an insert, without noise
+        np.abs(np.random.default_rng(0).normal(300, 100, (2, 64, 64)).round()),
+    ):
+        check_ct_numbers("normal_dose", hu)

@@ -1,22 +1,33 @@
 import io
 import math
-import subprocess
-import sys
 import time
+from functools import partial
 
 import pytest
 import torch
 from rich.console import Console
 from torch import nn
 
-from pipeline.engine import DivergenceError, OptimizerPlan, Progress, ResumeStore, write_curves
+from pipeline.data.batches import Part, SampleBatches
+from pipeline.engine import (
+    DivergenceError,
+    OptimizerPlan,
+    Plan,
+    Progress,
+    ResumeStore,
+    Team,
+    choose_hardware,
+    write_curves,
+)
 from pipeline.engine.ema import WeightAverage
-from pipeline.engine.loop import _step_seed
+from pipeline.engine.feed import Feed, part_seed
+from pipeline.engine.memory import memory_advice
+from pipeline.engine.pace import Pace, Speed
 from pipeline.errors import PipelineError
+from pipeline.models.precision import ieee_float32
 from pipeline.objectives import Score, Turn
-from tests import training_setup
 from tests.ct_cases import write_cases
-from tests.training_setup import STEPS, Recorder, denoiser, digest, gan, run
+from tests.training_setup import STEPS, Recorder, Squares, denoiser, digest, gan, run
 
 
 @pytest.fixture
@@ -62,29 +73,6 @@ def test_an_interrupted_gan_ends_with_the_same_weights(tmp_path):
     assert digest(run(gan(), store)) == digest(straight)
 
 
-@pytest.mark.slow
-def test_a_training_killed_by_signal_9_ends_with_the_same_weights(tmp_path):
-    def start(folder, wait_s):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        return subprocess.Popen(
-            [sys.executable, "-m", training_setup.__name__, str(tmp_path / folder), str(wait_s)]
-        )
-
-    assert start("straight", 0).wait(60) == 0
-    killed = start("killed", 0.2)
-    state = tmp_path / "killed" / "resume" / "state.safetensors"
-    deadline = time.monotonic() + 60
-    while not state.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    killed.kill()
-    killed.wait(10)
-    assert state.exists()
-    assert not (tmp_path / "killed" / "digest").exists()
-    assert start("killed", 0).wait(60) == 0
-    straight, resumed = ((tmp_path / folder / "digest").read_text() for folder in ("straight", "killed"))
-    assert resumed == straight
-
-
 def test_a_finished_state_only_hands_out_its_results(tmp_path, cases):
     store = ResumeStore(tmp_path / "a", "key")
     first = run(denoiser(cases), store)
@@ -127,8 +115,9 @@ def test_learning_rate_by_hand():
 
 
 def test_steps_draw_different_numbers():
-    seeds = {_step_seed(seed, step) for seed in range(3) for step in range(100)}
-    assert len(seeds) == 300
+    seeds = {part_seed(seed, Part(step)) for seed in range(3) for step in range(100)}
+    parts = {part_seed(0, Part(step, index, 4)) for step in range(100) for index in range(4)}
+    assert (len(seeds), len(parts)) == (300, 400)
 
 
 class Diverging:
@@ -172,6 +161,187 @@ def test_a_damaged_state_is_refused_in_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
+class Exploding(Diverging):
+    """Its gradient turns bad at a step, its loss a step later."""
+
+    def turns(self, networks, batch, *, step, generator):
+        for turn in self._objective.turns(networks, batch, step=step, generator=generator):
+            if step == self._step:
+                turn.loss.register_hook(lambda gradient: gradient * math.inf)
+            yield turn
+
+
+def test_a_gradient_that_is_not_finite_stops_before_its_weights_are_saved(tmp_path, cases):
+    objective, *rest = denoiser(cases)
+    store = ResumeStore(tmp_path / "a", "key")
+    with pytest.raises(DivergenceError, match="denoiser_gradient_norm is nan at step 8; the state of step 4"):
+        run((Exploding(objective, 7), *rest), store)
+    assert all(value.isfinite().all() for value in store.load().tensors.values())
+
+
+class Greedy(Diverging):
+    """Runs out of memory as a device does."""
+
+    def __init__(self, objective, error):
+        self.validate = objective.validate
+        self._error = error
+
+    def turns(self, *_, **__):
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore"),
+        RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        ),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_says_what_to_lower(tmp_path, cases, error):
+    objective, *rest = denoiser(cases)
+    with pytest.raises(PipelineError) as said:
+        run((Greedy(objective, error), *rest), ResumeStore(tmp_path / "a", "key"))
+    assert str(said.value) == (
+        "tiny: out of memory on cpu with batch_size 2, accumulate 1, 2 samples of 24x24 at a time: "
+        "lower batch_size, or raise accumulate: same result, less memory"
+    )
+
+
+def test_the_cpus_own_out_of_memory_is_recognised():
+    with pytest.raises(PipelineError, match="advice"), memory_advice(lambda: "advice"):
+        torch.empty(2**48)
+
+
+def test_other_errors_stay_what_they_are(tmp_path, cases):
+    objective, *rest = denoiser(cases)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        run((Greedy(objective, RuntimeError("shapes differ")), *rest), ResumeStore(tmp_path / "a", "key"))
+
+
+def test_terms_that_appear_later_are_averaged_over_the_steps_that_have_them(tmp_path, cases):
+    objective, *rest = denoiser(cases)
+
+    class Ramped(Diverging):
+        def turns(self, networks, batch, *, step, generator):
+            for turn in self._objective.turns(networks, batch, step=step, generator=generator):
+                late = {"adversarial": torch.tensor(float(step))} if step >= 3 else {}
+                yield Turn(turn.network, turn.loss, late)
+
+    log = Recorder()
+    outcome = run((Ramped(objective, 0), *rest), ResumeStore(tmp_path / "a", "key"), steps=8, log=log)
+    late = {row["step"]: row.get("adversarial") for row in outcome.rows}
+    assert late == {2: None, 4: 3.0, 6: 4.5, 8: 6.5}
+
+
+def test_speed_goes_to_the_log_and_not_to_the_curves(tmp_path):
+    log = Recorder()
+    outcome = run(gan(), ResumeStore(tmp_path / "a", "key"), log=log, steps=4)
+    _, first = log.values[0]
+    assert first["samples_per_second"] > 0
+    assert 0 <= first["data_wait_percent"] <= 100
+    assert {"learning_rate", "discriminator_learning_rate", "generator_gradient_norm"} <= set(outcome.rows[0])
+    assert "samples_per_second" not in outcome.rows[0]
+
+
+def test_time_without_data_is_waiting():
+    class Slow(Squares):
+        def __getitem__(self, index):
+            time.sleep(0.02)
+            return super().__getitem__(index)
+
+    plan = Plan(
+        name="slow",
+        steps=4,
+        batch_size=2,
+        optimizers={},
+        seed=0,
+        validate_every=4,
+        checkpoint_every=4,
+        log_every=4,
+    )
+    pace = Pace(batch_size=2)
+    feed = Feed(
+        SampleBatches(Slow(), 2), plan, team=Team(), device=torch.device("cpu"), first_step=0, pace=pace
+    )
+    for _ in feed:
+        time.sleep(0.02)
+        pace.step_done()
+    speed = pace.speed()
+    assert speed.data_wait_percent == pytest.approx(100 * 2 / 3, abs=15)
+    assert speed.samples_per_second == pytest.approx(2 / 0.06, rel=0.3)
+
+
+def test_worker_processes_give_the_same_weights(tmp_path, cases):
+    alone = run(denoiser(cases), ResumeStore(tmp_path / "a", "key"), steps=4)
+    helped = run(denoiser(cases), ResumeStore(tmp_path / "b", "key"), steps=4, workers=1)
+    assert digest(helped) == digest(alone)
+
+
+def test_pictures_of_each_validation_go_to_a_log_that_somebody_reads(tmp_path, cases):
+    live, dead = Recorder(is_live=True), Recorder()
+    outcomes = [
+        run(denoiser(cases), ResumeStore(tmp_path / str(number), "key"), steps=12, log=log)
+        for number, log in enumerate((live, dead))
+    ]
+    assert [name for name, _ in live.pictures] == ["validation/step_000006.png", "validation/step_000012.png"]
+    assert all(content.startswith(b"\x89PNG") for _, content in live.pictures)
+    assert dead.pictures == []
+    assert digest(outcomes[0]) == digest(outcomes[1])
+
+
+def test_a_compiled_training_keeps_plain_names_and_the_same_weights(tmp_path, cases, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    plain = run(denoiser(cases), ResumeStore(tmp_path / "a", "key"), steps=4, ema_decay=None)
+    store = ResumeStore(tmp_path / "b", "key")
+    compiled = run(denoiser(cases), store, steps=4, ema_decay=None, compiled=True)
+    assert list(compiled.best_tensors) == list(plain.best_tensors)
+    assert set(store.load().tensors) == set(ResumeStore(tmp_path / "a", "key").load().tensors)
+    for name, weight in plain.last_tensors.items():
+        assert torch.allclose(compiled.last_tensors[name], weight, atol=1e-6), name
+
+
+def test_only_the_product_is_compiled_and_only_its_training_passes(tmp_path, monkeypatch):
+    compiled = []
+
+    def stand_in(model, **options):
+        compiled.append(type(model).__name__)
+        return compile_for_real(model, **options | {"backend": "eager"})
+
+    compile_for_real = torch.compile
+    monkeypatch.setattr(torch, "compile", stand_in)
+    objective, networks, *rest = gan()
+    outcome = run((objective, networks, *rest), ResumeStore(tmp_path / "a", "key"), steps=2, compiled=True)
+    assert set(compiled) == {"DCGANGenerator"}
+    assert {type(network).__name__ for network in outcome.networks.values()} == {
+        "DCGANGenerator",
+        "DCGANDiscriminator",
+    }
+
+
+def test_cpus_are_not_compiled_for():
+    assert not choose_hardware("fp32").compile
+
+
+def test_float32_is_ieee_inside_and_torch_is_as_it_was_outside():
+    def switches():
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    before = switches()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with ieee_float32():
+            assert switches() == ("highest", False)
+            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+            assert torch.backends.cudnn.conv.fp32_precision != "tf32"
+        assert switches() == ("high", before[1])
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+    assert switches() == before
+
+
 def test_curves_leave_unmeasured_cells_empty(tmp_path):
     write_curves(tmp_path / "curves.csv", [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25, "psnr": 30.0}])
     assert (tmp_path / "curves.csv").read_text() == "step,loss,psnr\n1,0.5,\n2,0.25,30.0\n"
@@ -180,14 +350,18 @@ def test_curves_leave_unmeasured_cells_empty(tmp_path):
 def test_progress_writes_ten_plain_lines_where_there_is_no_terminal():
     out = io.StringIO()
     with Progress("redcnn", Console(file=out, width=200)) as progress:
-        progress.begin(step=0, steps=50, batch_size=4)
+        progress.begin(step=0, steps=50)
         progress.best(Score("psnr_db", 36.4, "redcnn", higher_is_better=True))
         for step in range(1, 51):
-            progress.advance(step, 0.5)
+            progress.measured(0.5, learning_rate=1e-3, speed=Speed(80, 2.9 if step < 50 else 3.1))
+            progress.advance(step)
     lines = out.getvalue().splitlines()
     assert len(lines) == 10
     assert lines[0].startswith("redcnn: step 5 of 50, ")
-    assert all(part in lines[-1] for part in ("samples/s", "loss 0.5", "best psnr_db 36.4", "s left"))
+    said = ("80 samples/s", "lr 0.001", "loss 0.5", "best psnr_db 36.4", "s left")
+    assert all(part in lines[-1] for part in said)
+    assert "3 % waiting for data" in lines[-1]
+    assert "waiting" not in lines[-2]
 
 
 def test_the_engine_leaves_torch_as_it_was(tmp_path, cases):

@@ -5,6 +5,7 @@ import shutil
 import sys
 import typing
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from pipeline.errors import BundleError, ConfigError, DataError
 from pipeline.hu import RED_CNN_PAPER, WATER_CENTRED, HUWindow
 from pipeline.manifest import file_sha256
 from pipeline.metrics import CONVENTIONS, rbf_mmd
+from pipeline.metrics.noise import global_noise_sd_hu
 from pipeline.models import MODELS, ConvVAE, DCGANGenerator, RedCNN
 from pipeline.models.apply import restore_hu
 from pipeline.models.baselines import BASELINES
@@ -29,6 +31,7 @@ from pipeline.stages import evaluate
 from pipeline.stages.evaluation import context, restoration
 from pipeline.stages.evaluation.restoration import verdict
 from pipeline.tracking import Run
+from tests.tiny_bundles import denoiser_bundle
 
 WINDOW = HUWindow(-160, 240)
 BODY, LIVER = 14, 5
@@ -93,6 +96,15 @@ def write_case(layout, name, role, seed):
         write_volume(folder / f"{file}.nii", np.rint(volume), np.eye(4), "int16")
     write_volume(folder / "mask.nii", mask, np.eye(4), "uint8")
     return Case(name, name, role, "abdomen", 0.25, "shared", (1, 1, 1), mask.shape, folder, True, True)
+
+
+def change_cases(layout, *names, **fields):
+    """Give the cases of these names, or all, other fields in the index."""
+    changed = [
+        replace(case, **fields) if not names or case.case_id in names else case
+        for case in read_cases(layout.cases)
+    ]
+    write_index(layout.cases, changed)
 
 
 def save_model(layout, name, kind, architecture, model, **fields):
@@ -319,16 +331,15 @@ def test_only_a_model_trained_in_bf16_is_scored_in_bf16(layout, monkeypatch, tra
     nn.init.normal_(model.decoder[-1].weight, std=1.0)
     fields = {"arguments": arguments, "scale": RED_CNN_PAPER, "precision": trained}
     save_model(layout, "redcnn", "denoiser", "redcnn", model, **fields)
-    low_dose = read_cases(layout.cases, "test")[0].low_dose()[0].astype(np.float32)
-    restored = context.restore_with(load_bundle(layout.bundle("redcnn")))(low_dose)
-    image = torch.from_numpy(low_dose)[None, None]
+    case = read_cases(layout.cases, "test")[0]
+    restored = context.restore_with(load_bundle(layout.bundle("redcnn")))(case, 0)
+    image = torch.from_numpy(case.low_dose()[0].astype(np.float32))[None, None]
     exact = restore_hu(model.eval(), image, RED_CNN_PAPER, bf16=False)[0, 0].numpy()
     assert (np.abs(restored - exact).max() < 0.1) == (trained == "fp32")
 
 
 def test_without_a_truth_noise_is_not_measured(layout):
-    index = layout.cases / "index.csv"
-    index.write_text(index.read_text().replace("True,True", "True,False"))
+    change_cases(layout, has_truth=False)
     save_redcnn(layout)
     evaluate.run("redcnn", "smoke")
     metrics = metrics_of(layout, "redcnn")
@@ -337,12 +348,110 @@ def test_without_a_truth_noise_is_not_measured(layout):
 
 
 def test_impossible_dose_is_refused_before_scoring(layout, monkeypatch):
-    index = layout.cases / "index.csv"
-    index.write_text(index.read_text().replace(",0.25,", ",25.0,"))
+    change_cases(layout, dose_fraction=25.0)
     save_redcnn(layout)
     monkeypatch.setattr(restoration, "tune_baselines", lambda *_: pytest.fail("scored"))
     with pytest.raises(DataError, match="dose_fraction must lie between 0 and 1, got 25"):
         evaluate.run("redcnn", "smoke")
+
+
+def save_denoiser(layout, **options):
+    bundle = denoiser_bundle(**options)
+    save_bundle(layout.bundle("redcnn"), bundle)
+    (layout.model("redcnn") / "run.json").write_text('{"run_id": null}')
+    return bundle
+
+
+@pytest.mark.parametrize("neighbours", [1, 2])
+def test_a_slice_is_restored_between_its_neighbours_in_the_case(layout, neighbours):
+    """Three slices: of the first and the last, the ends stand for what lies beyond."""
+    bundle = denoiser_bundle(weights_sd=0.05, neighbours=neighbours)
+    case = read_cases(layout.cases, "test")[0]
+    restore, low_dose = context.restore_with(bundle), np.asarray(case.low_dose(), np.float32)
+    for index in range(3):
+        around = [low_dose[min(max(index + step, 0), 2)] for step in range(-neighbours, neighbours + 1)]
+        image = torch.from_numpy(np.stack(around))[None]
+        exact = restore_hu(bundle.model(), image, bundle.scale)[0, 0].numpy()
+        assert np.array_equal(restore(case, index), exact)
+        assert np.abs(exact - low_dose[index]).max() > 10
+
+
+def test_a_noise_map_holds_the_noise_of_the_cases_low_dose_measured_once(layout, monkeypatch):
+    measured, cases = [], read_cases(layout.cases, "test")
+
+    def measure(case):
+        measured.append(global_noise_sd_hu(case.low_dose(), case.low_dose()))
+        return measured[-1]
+
+    assert [context.low_dose_noise_sd_hu(case) for case in cases] == [measure(case) for case in cases]
+    measured.clear()
+    monkeypatch.setattr(context, "low_dose_noise_sd_hu", measure)
+    bundle = denoiser_bundle(weights_sd=0.05, noise_map=True)
+    restore = context.restore_with(bundle)
+    restored = [[restore(case, index) for index in range(3)] for case in cases]
+    assert len(measured) == 2
+    assert measured == pytest.approx([20, 20], rel=0.1)
+    for case, slices, sd_hu in zip(cases, restored, measured, strict=True):
+        image = torch.from_numpy(case.low_dose()[1].astype(np.float32))[None, None]
+        exact = [
+            restore_hu(bundle.model(), image, bundle.scale, noise_sd_hu=torch.tensor([sd]))[0, 0].numpy()
+            for sd in (sd_hu, 2 * sd_hu)
+        ]
+        assert np.array_equal(slices[1], exact[0])
+        assert not np.array_equal(slices[1], exact[1])
+
+
+def test_a_case_whose_noise_cannot_be_measured_is_named(layout):
+    air = np.full((3, 64, 64), -1000, np.int16)
+    write_volume(layout.cases / "p2" / "low_dose.nii", air, np.eye(4), "int16")
+    save_denoiser(layout, noise_map=True)
+    with pytest.raises(DataError, match="case p2: too little soft tissue to measure the noise") as refused:
+        evaluate.run("redcnn", "smoke")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "inputs", [{"neighbours": 1}, {"noise_map": True}, {"neighbours": 2, "noise_map": True}]
+)
+def test_an_untrained_network_of_any_input_returns_the_low_dose(layout, monkeypatch, inputs):
+    save_denoiser(layout, **inputs)
+    save_threshold(layout, monkeypatch)
+    evaluate.run("redcnn", "smoke")
+    evaluate.run("task", "smoke")
+    scores = metrics_of(layout, "redcnn")["against_normal_dose"]["redcnn"]
+    assert scores["restored"] == {**scores["input"], "gain_db": 0.0}
+    dices = metrics_of(layout, "task")["dice"]
+    assert dices["restored"] == dices["low_dose"]
+
+
+@pytest.mark.parametrize("name", ["redcnn", "task"])
+def test_cases_without_a_low_dose_are_left_out_and_counted(layout, monkeypatch, capsys, name):
+    save_redcnn(layout)
+    save_threshold(layout, monkeypatch)
+    change_cases(layout, "p1", has_low_dose=False)
+    evaluate.run(name, "smoke")
+    assert metrics_of(layout, name)["patients"] == 1
+    assert "1 of 2 test cases left out: no low dose" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "without", "role"),
+    [("redcnn", ("p1", "p2"), "test"), ("redcnn", ("p3",), "validation"), ("task", ("p1", "p2"), "test")],
+)
+def test_without_any_low_dose_nothing_is_scored(layout, monkeypatch, name, without, role):
+    save_redcnn(layout)
+    save_threshold(layout, monkeypatch)
+    change_cases(layout, *without, has_low_dose=False)
+    with pytest.raises(DataError, match=f"no {role} case has a low dose") as refused:
+        evaluate.run(name, "smoke")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_segmenter_needs_no_low_dose(layout, monkeypatch):
+    save_threshold(layout, monkeypatch)
+    change_cases(layout, has_low_dose=False)
+    evaluate.run("unet", "smoke")
+    assert metrics_of(layout, "unet")["patients"] == 2
 
 
 def test_winner_at_the_end_of_its_grid_is_named():
@@ -360,8 +469,7 @@ def test_task_refuses_a_bundle_of_another_kind(layout, monkeypatch):
 
 def test_segmenter_without_any_mask_is_one_line(layout, monkeypatch):
     save_threshold(layout, monkeypatch)
-    index = layout.cases / "index.csv"
-    index.write_text(index.read_text().replace("True,True", "False,True"))
+    change_cases(layout, has_mask=False)
     with pytest.raises(DataError, match="no test case has a mask"):
         evaluate.run("unet", "smoke")
 

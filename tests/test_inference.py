@@ -72,6 +72,18 @@ def test_a_denoiser_that_diverges_refuses_the_series():
         denoise(network_of(Add(float("nan"))), hu, np.zeros(hu.shape, bool))
 
 
+@pytest.mark.parametrize("kind", ["denoiser", "segmenter"])
+def test_fp32_is_never_tf32(monkeypatch, kind):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    hu, allowed = np.zeros((1, 24, 24), np.float32), []
+    network = network_of(Add(0) if kind == "denoiser" else Threshold(), kind)
+    network.module.register_forward_pre_hook(lambda *_: allowed.append(torch.backends.cudnn.allow_tf32))
+    apply, options = (denoise, {}) if kind == "denoiser" else (segment, {"spacing_mm": (1, 1)})
+    apply(network, hu, np.zeros(hu.shape, bool), **options)
+    assert allowed == [False]
+    assert torch.backends.cudnn.allow_tf32
+
+
 def test_segment_takes_the_likeliest_class_and_leaves_padding_out():
     hu = np.array([[[-900, 100, 800, 800]]], np.float32)
     padding = np.array([[[False, False, False, True]]])

@@ -149,6 +149,37 @@ def test_running_again_gives_the_same_digest_and_other_pixels_another(project):
     assert data_digest(project.run()) != first
 
 
+def test_a_normal_dose_alone_is_a_case(project, images):
+    shutil.rmtree(project.add_case("c2", low_dose=None, mask="c1/labels.nii") / "low_dose")
+    folder = project.run()
+    paired, alone = read_cases(folder)
+    assert (paired.has_low_dose, alone.has_low_dose) == (True, False)
+    assert sorted(path.name for path in alone.folder.iterdir()) == ["mask.nii", "normal_dose.nii"]
+    np.testing.assert_array_equal(alone.normal_dose(), phantom_hu(10, seed=1))
+    with pytest.raises(DataError, match="case c2 has no low dose"):
+        alone.low_dose()
+    assert (folder / "qc" / "c2.png").read_bytes().startswith(b"\x89PNG")
+    found = read_fingerprint(folder)
+    assert (found["cases"], found["dose_fractions"], found["noise"]) == (2, {"0.25": 1}, {"shared": 1})
+    assert found["noise_sd_hu"]["low_dose"][0] == pytest.approx(20, rel=0.1)
+
+
+def test_normal_doses_alone_have_no_range_of_low_dose_noise(project):
+    project.cases.clear()
+    project.add_case("c2", low_dose=None)
+    found = read_fingerprint(project.run())
+    assert found["noise_sd_hu"]["low_dose"] is None
+    assert found["noise_sd_hu"]["normal_dose"][0] == pytest.approx(10, rel=0.1)
+    assert found["dose_fractions"] == {}
+
+
+def test_a_normal_dose_alone_is_checked_too(project, capsys):
+    swap_in_a_mask("normal_dose")(project.add_case("c2", low_dose=None))
+    with pytest.raises(DataError, match="1 of 2 cases"):
+        project.run()
+    assert "c2: normal_dose holds only the values 0, 1, 2, 5: a mask" in capsys.readouterr().err
+
+
 def drop_last_slice(folder: Path) -> None:
     max((folder / "low_dose").iterdir()).unlink()
 
@@ -183,6 +214,16 @@ def empty_low_dose(folder: Path) -> None:
     (folder / "low_dose").mkdir()
 
 
+def swap_in_a_mask(name: str):
+    def damage(folder: Path) -> None:
+        shutil.rmtree(folder / name)
+        labels = np.where(phantom_hu(0, seed=0) > -500, 5, 0)
+        labels[:, :9], labels[:, 9:12] = 1, 2
+        write_series(labels, GRID, folder / name)
+
+    return damage
+
+
 def leave_out_a_slice(folder: Path) -> None:
     sorted((folder / "low_dose").iterdir())[1].unlink()
 
@@ -198,6 +239,8 @@ def leave_out_a_slice(folder: Path) -> None:
         (copy_the_normal_dose, "c2: normal_dose and low_dose are the same images; check the paths"),
         (mix_two_series, "c2/low_dose: 2 CT series; a manifest path needs exactly one"),
         (empty_low_dose, "c2/low_dose: 0 CT series"),
+        (swap_in_a_mask("normal_dose"), "c2: normal_dose holds only the values 0, 1, 2, 5: a mask, not CT"),
+        (swap_in_a_mask("low_dose"), "c2: low_dose holds only the values 0, 1, 2, 5: a mask, not CT numbers"),
     ],
 )
 def test_a_bad_case_is_named_and_nothing_is_left(project, capsys, damage, complaint):
@@ -214,13 +257,13 @@ def test_a_bad_case_is_named_and_nothing_is_left(project, capsys, damage, compla
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"low_dose": None}, "c2: no low_dose series; fill it in, or simulate the low dose first"),
         ({"low_dose": "gone"}, "images/gone: no such folder"),
         ({"normal_dose_sha256": "0" * 64}, "c2/normal_dose: its files differ from the manifest"),
         ({"mask": "c1/gone.nii"}, "c1/gone.nii: no such file"),
         ({"mask": "small.nii"}, "small.nii: shape (5, 64, 63), but the series has (5, 64, 64); resample it"),
         ({"mask": "unlisted.nii"}, "unlisted.nii: mask values 99, 200 are not in configs/labels.yaml"),
         ({"truth": "another.nii"}, "normal_dose and truth do not show the same anatomy (correlation "),
+        ({"truth": "c1/labels.nii"}, "c2: truth holds only the values 0, 1: a mask, not CT numbers; check"),
         ({"truth": "moved.nii"}, "moved.nii: up to 1.00 mm off the grid of the series; resample it"),
         ({"mask": "negative.nii"}, "negative.nii: values are not whole numbers within uint8"),
     ],

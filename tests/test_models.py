@@ -1,10 +1,25 @@
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, conv_transpose2d, interpolate
 
 from pipeline.errors import ConfigError
-from pipeline.models import MODELS, ConvVAE, DCGANDiscriminator, DCGANGenerator, RedCNN, build_model, unet
+from pipeline.models import (
+    CNN10,
+    MODELS,
+    ConvVAE,
+    DCGANDiscriminator,
+    DCGANGenerator,
+    RedCNN,
+    RedNet,
+    ResidualCNN,
+    build_model,
+    unet,
+)
+from pipeline.models.discriminator import patch_discriminator
+from pipeline.models.encoder import UNetEncoder
+from pipeline.models.inputs import input_channels, slice_to_restore
 from pipeline.models.vae import reparameterise
-from pipeline.stages.families import ARCHITECTURES
 
 
 @pytest.fixture(autouse=True)
@@ -12,41 +27,134 @@ def _seed():
     torch.manual_seed(0)
 
 
-def randomised(model: RedCNN) -> RedCNN:
+NETWORKS = {
+    "redcnn": lambda **options: RedCNN(features=3, **options),
+    "redcnn-direct": lambda **options: RedCNN(features=3, residual=False, **options),
+    "redcnn-clipped": lambda **options: RedCNN(features=3, final_relu=True, **options),
+    "rednet": lambda **options: RedNet(depth=10, features=3, **options),
+    "rednet-direct": lambda **options: RedNet(depth=6, features=3, residual=False, **options),
+    "rednet-no-skips": lambda **options: RedNet(depth=4, features=3, skip_every=None, **options),
+    "residual-cnn": lambda **options: ResidualCNN(depth=5, features=3, **options),
+    "cnn10": CNN10,
+}
+"""One of each kind and variant of restoration network, small."""
+
+RESIDUAL = ["redcnn", "rednet", "rednet-no-skips", "residual-cnn"]
+
+
+def randomised(model: nn.Module) -> nn.Module:
     """The model with a last layer that is not zero."""
-    torch.nn.init.normal_(model.decoder[-1].weight, std=0.01)
+    *_, last = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d))
+    nn.init.normal_(last.weight, std=0.05)
     return model
 
 
-def test_redcnn_has_the_published_number_of_parameters():
-    assert sum(parameter.numel() for parameter in RedCNN(features=96).parameters()) == 1_848_865
+def opened(model: nn.Module) -> nn.Module:
+    """The model with positive weights only: no ReLU closes for a positive image, every path counts."""
+    for parameter in randomised(model).parameters():
+        parameter.data.abs_()
+    return model
 
 
-def test_untrained_redcnn_returns_its_input():
-    image = torch.randn(2, 1, 40, 33)
-    assert torch.equal(RedCNN(features=4)(image), image)
+def parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("final_relu", [False, True])
-@pytest.mark.parametrize("at", [(45, 45), (0, 0), (0, 50), (89, 3), (88, 89), (19, 70)])
-def test_redcnn_sees_as_far_as_it_says_and_no_farther(final_relu, at):
-    """The gradient of one output pixel, in the middle, in a corner and on an edge."""
-    model = randomised(RedCNN(features=4, final_relu=final_relu)).double()
-    image = torch.rand(1, 1, 90, 90, dtype=torch.float64, requires_grad=True)
-    restored = model(image)
-    assert restored[0, 0, *at] > 0
-    restored[0, 0, *at].backward()
-    seen = image.grad[0, 0].nonzero()
-    radius = model.receptive_radius
-    assert radius == 20
-    for axis, here in enumerate(at):
-        assert seen[:, axis].min() == max(here - radius, 0)
-        assert seen[:, axis].max() == min(here + radius, 89)
+def test_networks_have_the_published_number_of_parameters():
+    assert parameters(RedCNN()) == 1_848_865
+    assert parameters(CNN10()) == 9 * 9 * 64 + 64 + 9 * 64 * 32 + 32 + 25 * 32 + 1
+    for depth in (10, 20, 30):
+        assert parameters(RedNet(depth)) == 640 + (depth - 2) * (9 * 64 * 64 + 64) + 577
+    assert parameters(ResidualCNN()) == 640 + 15 * (9 * 64 * 64 + 64) + 577
+
+
+@pytest.mark.parametrize(
+    ("model", "radius", "smallest_side"),
+    [
+        (RedCNN(features=1), 20, 21),
+        (RedNet(depth=10, features=1), 10, 1),
+        (RedNet(depth=20, features=1), 20, 1),
+        (RedNet(depth=30, features=1), 30, 1),
+        (ResidualCNN(features=1), 17, 1),
+        (CNN10(), 7, 1),
+    ],
+)
+def test_published_networks_see_as_far_as_their_papers_say(model, radius, smallest_side):
+    assert (model.receptive_radius, model.smallest_side) == (radius, smallest_side)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("at", [(25, 25), (0, 0), (0, 30), (49, 3), (48, 49), (19, 40)])
+def test_a_network_sees_as_far_as_it_says_and_no_farther(name, at):
+    """The gradient of one output pixel, in the middle, in a corner and on an edge, in every channel."""
+    model = opened(NETWORKS[name](neighbours=1, noise_map=True)).double()
+    image = torch.rand(1, 4, 50, 50, dtype=torch.float64, requires_grad=True)
+    model(image)[0, 0, *at].backward()
+    for channel in image.grad[0]:
+        seen = channel.nonzero()
+        for axis, here in enumerate(at):
+            assert seen[:, axis].min() == max(here - model.receptive_radius, 0)
+            assert seen[:, axis].max() == min(here + model.receptive_radius, 49)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_keeps_odd_shapes_down_to_its_smallest_side(name):
+    model = randomised(NETWORKS[name](neighbours=2))
+    for shape in [(model.smallest_side, 47), (33, model.smallest_side), (29, 24)]:
+        restored = model(torch.zeros(2, 5, *shape))
+        assert restored.shape == (2, 1, *shape)
+        assert restored.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_an_untrained_residual_network_returns_the_slice_to_restore(name, bf16):
+    """Steps of 0.5 HU at 1000 HU per unit, which bfloat16 could not hold, and other values beside them."""
+    image = torch.randn(2, 6, 40, 33)
+    image[:, 2] = torch.arange(-1320, 1320).reshape(2, 40, 33) / 2000
+    model = NETWORKS[name](neighbours=2, noise_map=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        restored = model(image)
+    assert restored.dtype == torch.float32
+    assert torch.equal(restored, image[:, 2:3])
+
+
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_a_residual_network_adds_a_correction_in_bfloat16_to_an_exact_slice(name):
+    """Its error is that of the correction: far below what rounding the image to bfloat16 would cost."""
+    image, model = torch.rand(1, 1, 40, 33) + 4, randomised(NETWORKS[name]())
+    exact = model(image)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounding = model(image) - exact
+    assert 0 < rounding.norm() < 0.3 * (image.bfloat16().float() - image).norm()
+
+
+@pytest.mark.parametrize("name", ["redcnn-direct", "rednet-direct", "cnn10"])
+def test_a_direct_network_makes_the_image_itself_in_float32(name):
+    """Far from its input when untrained, and in steps finer than bfloat16's."""
+    image, model = torch.rand(1, 1, 40, 33), NETWORKS[name]()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made = model(image)
+    assert made.dtype == torch.float32
+    assert (made - image).abs().max() > 0.1
+    assert not torch.equal(made, made.bfloat16().float())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_parameter_learns(name):
+    model = randomised(NETWORKS[name](neighbours=1, noise_map=True))
+    (model(torch.rand(2, 4, 30, 30)) - 0.5).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert model(torch.rand(1, 4, 30, 30)).requires_grad
 
 
 def test_every_denoiser_says_how_far_it_sees():
+    from pipeline.stages.families import ARCHITECTURES
+
     for architecture in ARCHITECTURES["restoration"]:
-        assert isinstance(MODELS[architecture]().receptive_radius, int)
+        model = MODELS[architecture]()
+        assert isinstance(model.receptive_radius, int)
+        assert isinstance(model.smallest_side, int)
 
 
 def test_redcnn_skips_join_where_the_paper_says():
@@ -65,8 +173,11 @@ def test_redcnn_skips_join_where_the_paper_says():
     assert torch.allclose(model(image), torch.relu(deconv[4](d4) + image), atol=1e-6)
 
 
-def test_redcnn_keeps_the_shape_of_odd_images():
-    assert randomised(RedCNN(features=2))(torch.zeros(1, 1, 21, 47)).shape == (1, 1, 21, 47)
+def test_redcnn_without_input_skip_is_redcnn_minus_its_input():
+    model, image = randomised(RedCNN(features=3)), torch.rand(1, 1, 25, 31)
+    direct = RedCNN(features=3, residual=False)
+    direct.load_state_dict(model.state_dict())
+    assert torch.allclose(direct(image) + image, model(image), atol=1e-6)
 
 
 def test_redcnn_names_the_smallest_image():
@@ -74,18 +185,221 @@ def test_redcnn_names_the_smallest_image():
         RedCNN(features=2)(torch.zeros(1, 1, 20, 64))
 
 
-def test_redcnn_input_skip_is_float32_under_bfloat16_autocast():
-    ramp = torch.linspace(-1, 3, 64 * 64).reshape(1, 1, 64, 64)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        restored = RedCNN(features=4)(ramp)
-    assert restored.dtype == torch.float32
-    assert torch.equal(restored, ramp)
+def red10_by_hand(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    """The published RED10: 5 + 5 layers, skips from convolutions 4 and 2 and from the input."""
+
+    def conv(i: int, features: Tensor) -> Tensor:
+        return conv2d(features, weights[f"encoder.{i}.weight"], weights[f"encoder.{i}.bias"], padding=1)
+
+    def deconv(i: int, features: Tensor) -> Tensor:
+        weight, bias = weights[f"decoder.{i}.weight"], weights[f"decoder.{i}.bias"]
+        return conv_transpose2d(features, weight, bias, padding=1)
+
+    c2 = conv(1, conv(0, x).clamp(min=0)).clamp(min=0)
+    c4 = conv(3, conv(2, c2).clamp(min=0)).clamp(min=0)
+    c5 = conv(4, c4).clamp(min=0)
+    d1 = (deconv(0, c5) + c4).clamp(min=0)
+    d3 = (deconv(2, deconv(1, d1).clamp(min=0)) + c2).clamp(min=0)
+    return x + deconv(4, deconv(3, d3).clamp(min=0))
 
 
-def test_redcnn_is_its_input_plus_the_residual():
-    model, image = randomised(RedCNN(features=4)), torch.randn(1, 1, 32, 32)
-    assert torch.equal(model(image), image + model.residual(image))
-    assert model.residual(image).abs().max() > 0
+def rednet_by_hand(weights: dict[str, Tensor], x: Tensor, *, half: int, skips: dict[int, int]) -> Tensor:
+    """RED-Net from its weights: `skips` maps a transposed convolution to the convolution that joins it.
+
+    A transposed convolution is written as the convolution with turned and exchanged weights that it equals.
+    """
+    outputs, features = [], x
+    for i in range(half):
+        kernel, bias = weights[f"encoder.{i}.weight"], weights[f"encoder.{i}.bias"]
+        features = conv2d(features, kernel, bias, padding=1).clamp(min=0)
+        outputs.append(features)
+    for j in range(half):
+        kernel, bias = weights[f"decoder.{j}.weight"].flip(2, 3).transpose(0, 1), weights[f"decoder.{j}.bias"]
+        features = conv2d(features, kernel, bias, padding=1)
+        if j + 1 in skips:
+            features = features + outputs[skips[j + 1] - 1]
+        features = features if j + 1 == half else features.clamp(min=0)
+    return x + features
+
+
+def test_red10_is_wired_as_published():
+    model, image = randomised(RedNet(10, features=3)), torch.randn(2, 1, 13, 9)
+    assert torch.allclose(model(image), red10_by_hand(model.state_dict(), image), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("depth", "skip_every", "skips"),
+    [
+        (10, 2, {1: 4, 3: 2}),
+        (20, 2, {2: 8, 4: 6, 6: 4, 8: 2}),
+        (30, 2, {1: 14, 3: 12, 5: 10, 7: 8, 9: 6, 11: 4, 13: 2}),
+        (20, 4, {2: 8, 6: 4}),
+        (10, 1, {1: 4, 2: 3, 3: 2, 4: 1}),
+        (10, 7, {}),
+        (20, None, {}),
+        (4, 2, {}),
+    ],
+)
+def test_rednet_skips_join_mirrored_layers(depth, skip_every, skips):
+    model = randomised(RedNet(depth, features=3, skip_every=skip_every))
+    image = torch.randn(2, 1, 13, 9)
+    by_hand = rednet_by_hand(model.state_dict(), image, half=depth // 2, skips=skips)
+    assert torch.allclose(model(image), by_hand, atol=1e-4)
+    assert not torch.equal(model(image), image)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"depth": 15}, "depth must be an even number from 4, got 15"),
+        ({"depth": 2}, "depth must be an even number from 4, got 2"),
+        ({"skip_every": 0}, "skip_every must be 1 or more, or null for no skips, got 0"),
+        ({"neighbours": -1}, "neighbours must be 0 or more, got -1"),
+    ],
+)
+def test_rednet_names_wrong_arguments(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        build_model("rednet", features=1, **arguments)
+
+
+def test_an_image_comes_through_red30_without_skips():
+    """With PyTorch's own draw of the weights two images would differ by 1e-8 of themselves at the end."""
+    model = RedNet(30, features=16, skip_every=None, residual=False)
+    image, other = torch.randn(2, 1, 1, 40, 40)
+    with torch.no_grad():
+        response = (model(image) - model(other)).std() / (image - other).std()
+    assert response > 0.005
+
+
+@pytest.mark.slow
+def test_red30_without_skips_learns_to_denoise():
+    model = RedNet(30, features=16, skip_every=None, residual=False)
+    clean = interpolate(torch.randn(4, 1, 6, 6), size=24, mode="bicubic")
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(150):
+        loss = (model(clean + 0.3 * torch.randn(clean.shape)) - clean).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.1 * clean.var()
+
+
+def test_residual_cnn_is_a_chain_of_convolutions():
+    model, image = randomised(ResidualCNN(depth=4, features=3)), torch.randn(1, 1, 12, 7)
+    features = image
+    for layer in model.inner:
+        features = conv2d(features, layer.weight, layer.bias, padding=1).clamp(min=0)
+    noise = conv2d(features, model.last.weight, model.last.bias, padding=1)
+    assert torch.allclose(model(image), image + noise, atol=1e-6)
+
+
+@pytest.mark.parametrize("noise_map", [False, True])
+@pytest.mark.parametrize("neighbours", [0, 1, 3])
+def test_channels_are_slices_then_noise_map(neighbours, noise_map):
+    channels = input_channels(neighbours, noise_map)
+    assert channels == 2 * neighbours + 1 + noise_map
+    planes = torch.arange(channels, dtype=torch.float32).reshape(1, -1, 1, 1).expand(2, -1, 3, 4)
+    middle = slice_to_restore(planes, neighbours)
+    assert middle.shape == (2, 1, 3, 4)
+    assert (middle == neighbours).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4), (1, 2, 4, 4), (1, 5, 4, 4)])
+def test_slice_to_restore_names_other_channels(shape):
+    with pytest.raises(ValueError, match=r"1 neighbours on either side it is \(N, 3, H, W\), or \(N, 4"):
+        slice_to_restore(torch.zeros(shape), 1)
+
+
+def test_weights_of_earlier_bundles_fit():
+    """Names and shapes that bundles in use have."""
+    shapes = {name: tuple(values.shape) for name, values in RedCNN(features=8).state_dict().items()}
+    assert shapes["encoder.0.weight"] == (8, 1, 5, 5)
+    assert shapes["decoder.4.weight"] == (8, 1, 5, 5)
+    assert {name.rsplit(".", 1)[0] for name in shapes} == {
+        f"{half}.{i}" for half in ("encoder", "decoder") for i in range(5)
+    }
+
+
+@pytest.mark.parametrize("spectral_norm", [False, True])
+@pytest.mark.parametrize(("side", "layers", "logits"), [(64, 3, 6), (24, 3, 1), (33, 1, 14), (6, 1, 1)])
+def test_patch_discriminator_gives_a_logit_per_patch(side, layers, logits, spectral_norm):
+    model = patch_discriminator(features=4, layers=layers, spectral_norm=spectral_norm)
+    values = model(torch.randn(2, 2, side, side))
+    assert values.shape == (2, 1, logits, logits)
+    assert values.dtype == torch.float32
+    assert model.smallest_side <= side
+
+
+def test_patch_discriminator_sees_70_pixels_and_its_own_image_only():
+    model = opened(patch_discriminator(features=2, spectral_norm=False)).double()
+    image = torch.rand(2, 2, 160, 160, dtype=torch.float64, requires_grad=True)
+    model(image)[0, 0, 9, 9].backward()
+    assert (image.grad[1] == 0).all()
+    seen = image.grad[0, 0].nonzero()
+    assert (seen.max(dim=0).values - seen.min(dim=0).values + 1).tolist() == [70, 70]
+    assert not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
+
+
+@pytest.mark.parametrize("spectral_norm", [False, True])
+def test_patch_discriminator_takes_gradient_penalties(spectral_norm):
+    """The gradient of a gradient reaches every convolution (R1, WGAN-GP), checked against differences."""
+    model = patch_discriminator(features=2, layers=1, spectral_norm=spectral_norm).double().eval()
+    image = torch.randn(1, 2, 8, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(model, image)
+    (slope,) = torch.autograd.grad(model(image).sum(), image, create_graph=True)
+    slope.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        if "weight" in name:
+            assert parameter.grad.abs().max() > 0
+
+
+def test_patch_discriminator_names_its_limits():
+    with pytest.raises(ValueError, match=r"at least 24x24 pixels, got \(1, 2, 23, 64\): take larger patches"):
+        patch_discriminator(features=2)(torch.zeros(1, 2, 23, 64))
+    with pytest.raises(ValueError, match="must be 1 or more, got 2, 32 and 0"):
+        patch_discriminator(layers=0)
+
+
+def trained_unet() -> nn.Module:
+    return unet(classes=3, channels=(4, 6, 8))
+
+
+@pytest.mark.parametrize("residual_units", [0, 2])
+def test_encoder_gives_the_feature_maps_inside_the_unet(residual_units):
+    model = unet(classes=3, channels=(4, 6, 8), residual_units=residual_units).eval()
+    encoder, image, inside = UNetEncoder(model), torch.rand(2, 1, 16, 24), []
+    top = model.model
+    second = top[1].submodule
+    for block in (top[0], second[0], second[1].submodule):
+        block.register_forward_hook(lambda _, __, output: inside.append(output))
+    model(image)
+    maps = encoder(image)
+    assert [tuple(each.shape) for each in maps] == [(2, 4, 8, 12), (2, 6, 4, 6), (2, 8, 4, 6)]
+    for ours, theirs in zip(maps, inside, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_encoder_passes_gradients_to_the_image_and_not_to_weights():
+    model, image = trained_unet(), torch.rand(1, 1, 16, 16, requires_grad=True)
+    encoder = UNetEncoder(model).train()
+    for features in encoder(image):
+        (gradient,) = torch.autograd.grad(features.square().sum(), image, retain_graph=True)
+        assert gradient.abs().max() > 0
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    assert not any(layer.training for layer in encoder.modules())
+
+
+def test_encoder_leaves_the_unet_as_it_was():
+    model = trained_unet()
+    UNetEncoder(model)
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_encoder_stays_frozen_inside_a_network_in_training():
+    outer = nn.Sequential(UNetEncoder(trained_unet())).train()
+    assert not outer[0].training
+    assert not any(layer.training for layer in outer[0].modules())
 
 
 def test_unet_gives_one_logit_image_per_class():
@@ -142,14 +456,18 @@ def test_discriminator_layers_have_unit_spectral_norm():
 
 
 def test_every_model_is_built_by_its_name():
-    assert set(MODELS) == {"redcnn", "unet", "vae", "dcgan"}
+    assert set(MODELS) == {"redcnn", "rednet", "residual_cnn", "cnn10", "unet", "vae", "dcgan"}
     assert isinstance(build_model("redcnn", features=8), RedCNN)
 
 
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("redcn", {}, "unknown model 'redcn'; known models: redcnn, unet, vae, dcgan"),
+        (
+            "redcn",
+            {},
+            "unknown model 'redcn'; known models: redcnn, rednet, residual_cnn, cnn10, unet, vae, dcgan",
+        ),
         ("redcnn", {"featurs": 8}, "featurs"),
         ("vae", {"image_size": 30}, "image_size must be 8, 16, 32, …, got 30"),
     ],

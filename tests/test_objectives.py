@@ -7,8 +7,10 @@ from torch import nn
 
 from pipeline.degradations import Identity, WhiteNoise
 from pipeline.hu import ABDOMEN, WATER_CENTRED, HUWindow
-from pipeline.losses import discriminator_loss, nonsaturating_generator_loss
+from pipeline.losses import MSE, LossTerm, absolute_error, discriminator_loss, nonsaturating_generator_loss
+from pipeline.metrics import CONVENTIONS, ssim
 from pipeline.models import ConvVAE, DCGANDiscriminator, DCGANGenerator, RedCNN, unet
+from pipeline.models.inputs import slice_to_restore
 from pipeline.objectives import (
     ELBO,
     Adversarial,
@@ -62,6 +64,89 @@ def test_restoration_loss_is_the_mse_on_the_network_scale():
     (turn,) = objective.turns({"denoiser": AddTenHU()}, batch, step=0, generator=draws())
     assert turn.network == "denoiser"
     assert turn.loss.item() == pytest.approx(0.02**2)
+
+
+def test_each_loss_has_a_curve_and_the_total_weighs_them():
+    objective = Restoration(
+        WATER_CENTRED, [], losses=[LossTerm("mse", 2.0, MSE.function), LossTerm("l1", 0.5, absolute_error)]
+    )
+    batch = {"low_dose": torch.zeros(2, 1, 24, 24), "normal_dose": torch.full((2, 1, 24, 24), 30.0)}
+    (turn,) = objective.turns({"denoiser": AddTenHU()}, batch, step=0, generator=draws())
+    assert turn.loss.item() == pytest.approx(2 * 0.02**2 + 0.5 * 0.02)
+    assert {name: value.item() for name, value in turn.logs.items()} == pytest.approx(
+        {"loss_mse": 0.02**2, "loss_l1": 0.02}
+    )
+    assert not any(value.requires_grad for value in turn.logs.values())
+
+
+def test_a_restoration_needs_a_loss():
+    with pytest.raises(ValueError, match="at least one loss"):
+        Restoration(WATER_CENTRED, [], losses=[])
+
+
+class NoisyNeighbours(nn.Module):
+    """Adds what lies above and the noise level to the middle of three slices."""
+
+    neighbours = 1
+    noise_map = True
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, image):
+        assert image.shape[1] == 4
+        return slice_to_restore(image, 1) + self.weight * (image[:, 2:3] + image[:, 3:])
+
+
+def test_neighbours_and_noise_level_reach_the_network_in_training_and_validation():
+    low_dose = torch.tensor([9.0, 1.0, 20.0])[None, :, None, None].expand(2, 3, 24, 24)
+    batch = {
+        "low_dose": low_dose,
+        "normal_dose": torch.zeros(2, 1, 24, 24),
+        "noise_sd_hu": torch.tensor([3.0, 5.0]),
+    }
+    pair = RestorationPair(low_dose[0].numpy(), np.zeros((24, 24), np.int16), noise_sd_hu=5.0)
+    networks = {"denoiser": NoisyNeighbours()}
+    objective = Restoration(WATER_CENTRED, [pair])
+    (turn,) = objective.turns(networks, batch, step=0, generator=draws())
+    assert turn.loss.item() == pytest.approx((0.024**2 + 0.026**2) / 2)
+    score = objective.validate(networks, bf16=False)
+    assert score.value == pytest.approx(20 * math.log10(400 / 26), abs=1e-3)
+    assert score.details["input_psnr_db"] == pytest.approx(20 * math.log10(400 / 1), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [({"neighbours": 2}, "neighbours=2"), ({"neighbours": 0}, "noise map")],
+)
+def test_a_degradation_refuses_networks_that_need_more_than_a_slice(attributes, message):
+    network = NoisyNeighbours()
+    for name, value in attributes.items():
+        setattr(network, name, value)
+    batch = {"normal_dose": torch.zeros(1, 1, 24, 24), "pixel_mm": torch.ones(1)}
+    turns = Restoration(WATER_CENTRED, [], degradation=[Identity()]).turns(
+        {"denoiser": network}, batch, step=0, generator=draws()
+    )
+    with pytest.raises(ValueError, match=rf"degradation .*{message}"):
+        next(turns)
+
+
+def test_validation_tells_the_ssim_of_input_and_result():
+    rng = np.random.default_rng(0)
+    normal = rng.normal(40, 10, (32, 32)).astype(np.int16)
+    low = normal + rng.normal(0, 20, normal.shape).astype(np.int16)
+    score = Restoration(WATER_CENTRED, [RestorationPair(low, normal)]).validate(
+        {"denoiser": AddTenHU()}, bf16=False
+    )
+    expected = [ssim(image, normal, CONVENTIONS["redcnn"]) for image in (low + 10.0, low)]
+    assert [score.details["ssim"], score.details["input_ssim"]] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 32), (32, 30), (1, 1, 32, 32)])
+def test_a_pair_that_does_not_fit_together_is_refused(shape):
+    with pytest.raises(ValueError, match="a pair is"):
+        RestorationPair(np.zeros(shape, np.int16), np.zeros((32, 32), np.int16))
 
 
 def degraded_loss(*steps, seed=0):

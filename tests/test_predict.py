@@ -26,7 +26,7 @@ from pipeline.config.predict import PredictSettings
 from pipeline.dicom import discover, read_series
 from pipeline.errors import BundleError, ConfigError, DataError
 from pipeline.hu import AIR_HU, RED_CNN_PAPER
-from pipeline.inference import networks, nifti, outcomes, restoration, restorer
+from pipeline.inference import fitness, networks, nifti, outcomes, restoration, restorer
 from pipeline.inference.networks import TILE_PIXELS, Network
 from pipeline.inference.pseudonyms import secret_path
 from pipeline.models import build_model
@@ -538,7 +538,7 @@ def test_a_setting_that_cannot_be_used_is_one_line(tmp_path, denoiser, ldct, lin
 def test_the_documentation_lists_every_code_that_a_run_adds(pytestconfig):
     text = (pytestconfig.rootpath / "docs" / "predict.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^\| `([A-Z_]+)` \|", text, re.MULTILINE))
-    modules = (networks, nifti, outcomes, restoration, restorer)
+    modules = (fitness, networks, nifti, outcomes, restoration, restorer)
     named = {
         value
         for module in modules

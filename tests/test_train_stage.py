@@ -12,7 +12,7 @@ from pipeline.bundle import load_bundle
 from pipeline.config.train import load_train_settings
 from pipeline.degradations import build_degradations
 from pipeline.engine import OptimizerPlan, ResumeStore
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import BundleError, ConfigError, DataError
 from pipeline.hu import WATER_CENTRED
 from pipeline.models import MODELS, RedCNN
 from pipeline.objectives import Restoration, RestorationPair
@@ -95,6 +95,7 @@ def test_the_same_settings_give_the_same_bundle(project):
     assert path.read_bytes() == first
 
 
+MSE = {"losses": [{"kind": "mse", "weight": 1.0}]}
 DEGRADATION = [
     {"kind": "blur", "sigma_mm": 1.5},
     {"kind": "holes", "shape": "ellipse", "count": 1, "smallest_mm": 4.0, "largest_mm": 8.0, "fill_hu": 0.0},
@@ -102,6 +103,12 @@ DEGRADATION = [
 ]
 
 
+SIMULATED = {
+    "dose_fractions": [0.1, 0.4],
+    "patches_per_slice": 2,
+    "photons_per_ray": 1e5,
+    "kernel_cutoff_per_mm": 0.2,
+}
 LOW_DOSE = {
     "kind": "low_dose",
     "dose_fraction": 0.25,
@@ -117,12 +124,15 @@ def test_a_degraded_training_records_what_it_restores(project):
     edit(project, "redcnn", degradation=DEGRADATION)
     train.run("redcnn", "smoke")
     bundle, first = load_bundle(path), path.read_bytes()
-    assert bundle.training == {"degradation": DEGRADATION}
-    assert of_low_dose.training == {}
+    assert bundle.training == {"degradation": DEGRADATION, **MSE}
+    assert of_low_dose.training == MSE
     assert "normal dose after GaussianBlur(sigma_mm=1.5), Holes(" in bundle.score["convention"]
     assert bundle.score["input_psnr_db"] != of_low_dose.score["input_psnr_db"]
     train.run("redcnn", "smoke")
     assert path.read_bytes() == first
+
+
+GAME = {"game": "non_saturating", "weight": 1e-3, "optim": {"lr": 1e-3}}
 
 
 class StoppedError(Exception):
@@ -231,6 +241,8 @@ def test_the_paper_preset_is_the_published_red_cnn():
     assert settings.model.arguments == {"features": 96, "final_relu": True}
     assert (settings.data.scale.zero_hu, settings.data.scale.unit_hu) == (-1024, 4096)
     assert (settings.data.patch_size, settings.precision) == (55, "fp32")
+    assert settings.data.zooms == (0.5, 1.0, 2.0)
+    assert settings.loss_terms() == MSE["losses"]
     assert (settings.optim.lr, settings.optim.lr * settings.optim.final_fraction) == pytest.approx(
         (1e-4, 1e-5)
     )
@@ -243,8 +255,8 @@ def test_the_paper_preset_is_the_published_red_cnn():
         ("redcnn", {"family": "diffusion"}, "family"),
         (
             "redcnn",
-            {"model": {"architecture": "rednet"}},
-            "'rednet' is no model of the family restoration; it has redcnn",
+            {"model": {"architecture": "resnet"}},
+            "'resnet' is no model of the family restoration; it has redcnn, rednet, residual_cnn, cnn10",
         ),
         ("vae", {"model": {"architecture": "redcnn"}}, "redcnn"),
         ("gan", {"model": {"architecture": "vae"}}, "'vae' is no model of the family gan"),
@@ -263,6 +275,66 @@ def test_the_paper_preset_is_the_published_red_cnn():
             "degradation: .*low_dose needs the ray sums of a whole slice",
         ),
         ("vae", {"degradation": DEGRADATION}, "degradation: unknown key"),
+        ("redcnn", {"accumulate": 3}, "accumulate: .*must divide batch_size 2, got 3"),
+        ("unet", {"accumulate": 3}, "accumulate: .*must divide batch_size 2, got 3"),
+        ("redcnn", {"losses": []}, "losses: tuple should have at least 1 item"),
+        ("redcnn", {"losses": [{"kind": "mae"}]}, r"losses\.0: .*'mse', 'l1', 'charbonnier'"),
+        ("redcnn", {"losses": [{"kind": "l1", "weight": 0}]}, r"losses\.0\.l1\.weight: .*greater than 0"),
+        ("redcnn", {"losses": [{"kind": "mse"}, {"kind": "mse"}]}, "losses name mse more than once"),
+        (
+            "redcnn",
+            {"losses": [{"kind": "features", "encoder": "models/none.safetensors"}]},
+            "losses: the encoder models/none.safetensors is not there; train that segmenter first",
+        ),
+        (
+            "redcnn",
+            {"degradation": DEGRADATION, "low_dose": {"patches_per_slice": 1}},
+            "low_dose: .*degradation makes the network's input already",
+        ),
+        (
+            "redcnn",
+            {"low_dose": {"patches_per_slice": 4}},
+            r"low_dose: .*patches_per_slice 4 must divide batch_size / accumulate = 2",
+        ),
+        ("redcnn", {"low_dose": {"dose_fractions": [0.6, 0.1]}}, r"dose_fractions: .*write \[0\.1, 0\.6\]"),
+        ("redcnn", {"adversarial": {**GAME, "start_step": 4}}, "start_step 4 is not below steps 4"),
+        ("redcnn", {"adversarial": {**GAME, "critic_steps": 2}}, "critic_steps: unknown key"),
+        (
+            "redcnn",
+            {"adversarial": {**GAME, "discriminator": {"layers": 4}}},
+            "data.patch_size 32 is too small for adversarial.discriminator, which needs 48 pixels or more",
+        ),
+        (
+            "redcnn",
+            {"model": {"architecture": "redcnn", "arguments": {"features": 4, "final_relu": True}}},
+            r"final_relu clips what is below data\.scale\.zero_hu 0 HU, air \(-1000 HU\) too",
+        ),
+        (
+            "redcnn",
+            {"data": {"patch_size": 20}},
+            r"data\.patch_size 20 is too small for model, which needs 21 pixels or more",
+        ),
+        (
+            "redcnn",
+            {"degradation": DEGRADATION, "model": {"architecture": "redcnn", "arguments": {"neighbours": 1}}},
+            "neighbours 1 needs stored neighbouring slices, but degradation makes single ones",
+        ),
+        (
+            "redcnn",
+            {
+                "low_dose": {"patches_per_slice": 1},
+                "model": {"architecture": "redcnn", "arguments": {"neighbours": 1}},
+            },
+            "neighbours 1 needs stored neighbouring slices, but low_dose makes single ones",
+        ),
+        (
+            "redcnn",
+            {
+                "degradation": DEGRADATION,
+                "model": {"architecture": "redcnn", "arguments": {"noise_map": True}},
+            },
+            "noise_map needs the noise of the input, which is not known after a degradation",
+        ),
     ],
 )
 def test_settings_that_cannot_be_used_are_named_in_one_line(project, name, change, message):
@@ -277,6 +349,80 @@ def test_an_unknown_class_is_named(project):
     path.write_text(path.read_text().replace("liver", "gills"))
     with pytest.raises(ConfigError, match=r"data\.classes: unknown label gills"):
         train.run("unet", "smoke")
+
+
+@pytest.mark.parametrize("how", [{"degradation": DEGRADATION}, {"low_dose": SIMULATED}])
+def test_cases_of_a_normal_dose_alone_can_be_trained_on(project, how):
+    write_cases(project / "data" / "smoke" / "cases", low_dose=False)
+    with pytest.raises(
+        DataError, match=r"2 of 2 train cases have no low dose \(case0, case1\); give"
+    ) as error:
+        train.run("redcnn", "smoke")
+    assert "\n" not in str(error.value)
+    edit(project, "redcnn", **how)
+    train.run("redcnn", "smoke")
+    bundle = load_bundle(project / "models" / "smoke" / "redcnn" / "bundle.safetensors")
+    assert bundle.training == {**how, **MSE}
+
+
+def test_a_training_on_made_low_dose_says_so_beside_its_score(project):
+    edit(project, "redcnn", low_dose=SIMULATED)
+    train.run("redcnn", "smoke")
+    path = project / "models" / "smoke" / "redcnn" / "bundle.safetensors"
+    bundle, first = load_bundle(path), path.read_bytes()
+    assert bundle.score["convention"] == "redcnn, input: low dose made at 20 % of the normal dose"
+    assert bundle.trained_on == "low dose"
+    train.run("redcnn", "smoke")
+    assert path.read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    "game",
+    [{"game": "non_saturating", "r1_gamma": 1.0}, {"game": "wasserstein", "critic_steps": 2}],
+    ids=lambda game: game["game"],
+)
+def test_an_adversarial_denoiser_leaves_its_discriminator_behind(project, game):
+    settings = {
+        **GAME,
+        **game,
+        "start_step": 1,
+        "ramp_steps": 2,
+        "discriminator": {"features": 2, "layers": 2},
+    }
+    edit(project, "redcnn", adversarial=settings)
+    train.run("redcnn", "smoke")
+    folder = project / "models" / "smoke" / "redcnn"
+    bundle = load_bundle(folder / "bundle.safetensors", kind="denoiser")
+    assert not bundle.model().training
+    kept = bundle.training["adversarial"]
+    assert {name: kept[name] for name in settings if name != "optim"} | {"optim": GAME["optim"]} == settings
+    with (folder / "curves.csv").open() as handle:
+        assert "logit_gap" in csv.DictReader(handle).fieldnames
+
+
+def test_a_feature_loss_keeps_the_hash_of_its_encoder(project):
+    train.run("unet", "smoke")
+    encoder = "models/smoke/unet/bundle.safetensors"
+    edit(project, "redcnn", losses=[{"kind": "mse"}, {"kind": "features", "weight": 0.1, "encoder": encoder}])
+    train.run("redcnn", "smoke")
+    bundle = load_bundle(project / "models" / "smoke" / "redcnn" / "bundle.safetensors")
+    assert bundle.training["encoders"] == {encoder: load_bundle(project / encoder).model_hash}
+    edit(
+        project, "redcnn", losses=[{"kind": "features", "encoder": "models/smoke/redcnn/bundle.safetensors"}]
+    )
+    with pytest.raises(BundleError, match="holds a denoiser, a segmenter is needed"):
+        train.run("redcnn", "smoke")
+
+
+def test_micro_batches_change_the_weights_by_rounding_only(project):
+    path = project / "models" / "smoke" / "redcnn" / "bundle.safetensors"
+    edit(project, "redcnn", precision="fp32")
+    train.run("redcnn", "smoke")
+    whole = load_bundle(path).tensors
+    edit(project, "redcnn", accumulate=2)
+    train.run("redcnn", "smoke")
+    for name, tensor in load_bundle(path).tensors.items():
+        torch.testing.assert_close(tensor, whole[name], rtol=1e-3, atol=2e-5)
 
 
 def test_missing_cases_are_named(project):

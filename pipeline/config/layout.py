@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+CONFIGS: Final = Path("configs")
+RECIPES: Final = CONFIGS / "recipes"
+"""Training settings that any preset can run; a preset's own file of the same name comes first."""
+
 EXPERIMENT: Final = "ldct"
 """The MLflow experiment of all stages."""
 
@@ -17,8 +21,9 @@ class Layout:
     preset: str
 
     def config(self, name: str) -> Path:
-        """Settings of a stage or model, e.g. `configs/demo/redcnn.yaml`."""
-        return Path("configs") / self.preset / f"{name}.yaml"
+        """Settings of a stage or model: the preset's, e.g. `configs/demo/redcnn.yaml`, else a recipe."""
+        own, recipe = CONFIGS / self.preset / f"{name}.yaml", RECIPES / f"{name}.yaml"
+        return recipe if recipe.is_file() and not own.exists() else own
 
     @property
     def simulated(self) -> Path:

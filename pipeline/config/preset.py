@@ -6,9 +6,21 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.config.base import Settings, load_settings
+from pipeline.config.layout import CONFIGS, RECIPES
 from pipeline.errors import ConfigError
 
-CONFIGS: Final = Path("configs")
+__all__ = [
+    "CONFIGS",
+    "STAGES",
+    "ActivePreset",
+    "choose_preset",
+    "model_names",
+    "names_in_words",
+    "preset_names",
+    "recipe_names",
+    "trainable_names",
+]
+
 STAGES: Final = frozenset({"simulate", "ingest", "evaluate", "predict"})
 """Settings files of a preset that belong to a stage; every other one is a model's."""
 
@@ -28,7 +40,7 @@ def choose_preset(named: str | None = None) -> str:
     if not CONFIGS.is_dir():
         raise ConfigError(f"{Path.cwd()}: no configs/ folder here; run this in the root of the project")
     preset = load_settings(CONFIGS / "preset.yaml", ActivePreset).preset if named is None else named
-    known = sorted(folder.name for folder in CONFIGS.iterdir() if folder.is_dir())
+    known = preset_names()
     if preset not in known:
         raise ConfigError(
             f"{preset or repr(preset)}: no such preset; configs/ has {', '.join(known) or 'none'}"
@@ -36,6 +48,31 @@ def choose_preset(named: str | None = None) -> str:
     return preset
 
 
+def preset_names() -> list[str]:
+    """Folders of `configs/` that begin with phantoms, `simulate.yaml`; the others hold recipes and trials."""
+    return sorted(path.parent.name for path in CONFIGS.glob("*/simulate.yaml"))
+
+
 def model_names(preset: str) -> list[str]:
     """The models that a preset has settings for, sorted."""
     return sorted(path.stem for path in (CONFIGS / preset).glob("*.yaml") if path.stem not in STAGES)
+
+
+def trainable_names(preset: str) -> list[str]:
+    """What can be trained in a preset: its own models, then the recipes."""
+    own = model_names(preset)
+    return [*own, *(name for name in recipe_names() if name not in own)]
+
+
+def recipe_names() -> list[str]:
+    """The recipes, sorted."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def names_in_words() -> str:
+    """The models of each preset and the recipes, for a help text; outside a project it says so."""
+    presets = preset_names()
+    if not presets:
+        return f"There is no {CONFIGS}/ folder with presets here: run this in the root of the project."
+    lines = [f"{preset}: {', '.join(model_names(preset))}" for preset in presets]
+    return "  \n".join([*lines, f"recipes, for every preset: {', '.join(recipe_names()) or 'none'}"])

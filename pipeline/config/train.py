@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import (
     ConfigDict,
@@ -12,32 +12,21 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    field_validator,
     model_validator,
 )
 
 from pipeline.config.base import Settings, load_settings
-from pipeline.config.degradations import LowDoseStep, Steps
+from pipeline.config.restoration import RestorationSettings
+from pipeline.config.training import OptimSettings, TrainingSettings
 
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-
-
-class ModelSettings(Settings):
-    """A model of `pipeline.models.MODELS` and what its constructor takes."""
-
-    architecture: str
-    arguments: dict[str, Any] = Field(default_factory=dict)
-
-
-class OptimSettings(Settings):
-    """Adam with warm-up and cosine decay."""
-
-    lr: PositiveFloat
-    betas: tuple[Decay, Decay] = (0.9, 0.999)
-    weight_decay: NonNegativeFloat = 0.0
-    warmup_steps: NonNegativeInt = 0
-    final_fraction: Fraction = 1.0
+__all__ = [
+    "GANSettings",
+    "RestorationSettings",
+    "SegmentationSettings",
+    "TrainSettings",
+    "VAESettings",
+    "load_train_settings",
+]
 
 
 class Window(Settings):
@@ -51,21 +40,6 @@ class Window(Settings):
         if not self.low < self.high:
             raise ValueError(f"low must be below high, got low {self.low:g} and high {self.high:g}")
         return self
-
-
-class Scale(Settings):
-    """Network units: `(hu - zero_hu) / unit_hu`."""
-
-    zero_hu: float
-    unit_hu: PositiveFloat
-
-
-class PatchData(Settings):
-    """Patches of pairs; `validation_slices` whole slices of each validation case."""
-
-    patch_size: PositiveInt
-    scale: Scale
-    validation_slices: PositiveInt
 
 
 class LabelledData(Settings):
@@ -92,47 +66,14 @@ class SliceData(Settings):
     scale: Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Training(Settings):
-    steps: PositiveInt
-    batch_size: PositiveInt
-    validate_every: PositiveInt
-    checkpoint_every: PositiveInt
-    log_every: PositiveInt
-    seed: NonNegativeInt
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    workers: NonNegativeInt = 0
-    clip_norm: PositiveFloat | None = None
-    ema_decay: Decay | None = None
-    model: ModelSettings
-    optim: OptimSettings
-
-
-class RestorationSettings(_Training):
-    """A denoiser: of the stored low dose, or of the normal dose after the steps of `degradation`."""
-
-    family: Literal["restoration"]
-    data: PatchData
-    degradation: Steps | None = None
-
-    @field_validator("degradation")
-    @classmethod
-    def _only_what_a_patch_can_have(cls, steps: Steps | None) -> Steps | None:
-        if any(isinstance(step, LowDoseStep) for step in steps or ()):
-            raise ValueError(
-                "low_dose needs the ray sums of a whole slice, and training sees patches; make pairs with "
-                "`ldct simulate dose` and leave degradation out"
-            )
-        return steps
-
-
-class SegmentationSettings(_Training):
+class SegmentationSettings(TrainingSettings):
     """A segmenter."""
 
     family: Literal["segmentation"]
     data: LabelledData
 
 
-class VAESettings(_Training):
+class VAESettings(TrainingSettings):
     """A variational autoencoder; `noise_sd` in units of the window."""
 
     family: Literal["vae"]
@@ -142,7 +83,7 @@ class VAESettings(_Training):
     beta_warmup_steps: NonNegativeInt
 
 
-class GANSettings(_Training):
+class GANSettings(TrainingSettings):
     """A GAN: `model` and `optim` are the generator's."""
 
     family: Literal["gan"]

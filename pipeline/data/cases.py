@@ -30,6 +30,7 @@ _COLUMNS: Final = {
     "slice_spacing_mm": "float64",
     "row_spacing_mm": "float64",
     "column_spacing_mm": "float64",
+    "has_low_dose": "bool",
     "has_mask": "bool",
     "has_truth": "bool",
 }
@@ -37,7 +38,7 @@ _COLUMNS: Final = {
 
 @dataclass(frozen=True)
 class Case:
-    """One ingested pair; the volumes are memory maps, opened when asked for.
+    """One ingested case; the volumes are memory maps, opened when asked for.
 
     Attributes:
         case_id: as in the manifest.
@@ -51,6 +52,7 @@ class Case:
         folder: where the NIfTI files are.
         has_mask: whether organ labels exist.
         has_truth: whether the noise-free volume exists.
+        has_low_dose: whether the low-dose volume exists.
     """
 
     case_id: str
@@ -64,13 +66,23 @@ class Case:
     folder: Path
     has_mask: bool
     has_truth: bool
+    has_low_dose: bool = True
 
     def normal_dose(self) -> npt.NDArray[np.int16]:
         """(slices, rows, columns) HU at normal dose."""
         return self._volume("normal_dose")
 
     def low_dose(self) -> npt.NDArray[np.int16]:
-        """(slices, rows, columns) HU at low dose."""
+        """(slices, rows, columns) HU at low dose.
+
+        Raises:
+            DataError: the case has no low dose.
+        """
+        if not self.has_low_dose:
+            raise DataError(
+                f"case {self.case_id} has no low dose; train with `low_dose` or `degradation`, which make it "
+                "from the normal dose, or name a low_dose series in cases.csv and ingest again"
+            )
         return self._volume("low_dose")
 
     def mask(self) -> npt.NDArray[np.uint8]:
@@ -160,6 +172,7 @@ def _row(case: Case) -> dict[str, Any]:
         "slice_spacing_mm": slice_step,
         "row_spacing_mm": row_step,
         "column_spacing_mm": column_step,
+        "has_low_dose": case.has_low_dose,
         "has_mask": case.has_mask,
         "has_truth": case.has_truth,
     }
@@ -176,6 +189,7 @@ def _case(folder: Path, row: dict[Any, Any]) -> Case:
         spacing_mm=(row["slice_spacing_mm"], row["row_spacing_mm"], row["column_spacing_mm"]),
         shape=(row["slices"], row["rows"], row["columns"]),
         folder=folder / row["case_id"],
+        has_low_dose=row["has_low_dose"],
         has_mask=row["has_mask"],
         has_truth=row["has_truth"],
     )

@@ -29,7 +29,8 @@ class CaseStatistics:
     Attributes:
         kernels: reconstruction kernels of its series, where the headers name them.
         slice_thickness_mm: nominal thickness, where the headers name it.
-        noise_sd_hu: noise SD of `normal_dose` and `low_dose` in soft tissue, where there is enough of it.
+        noise_sd_hu: noise SD of `normal_dose` and `low_dose` in soft tissue; None where there is too little
+            of it, or no low dose.
         hu_counts: (4096,) voxels of the normal dose per HU from -1024 on; the end bins hold what is beyond.
     """
 
@@ -46,7 +47,11 @@ def count_hu(volume: npt.NDArray[np.int16]) -> npt.NDArray[np.int64]:
 
 
 def describe(cases: Sequence[tuple[Case, CaseStatistics]]) -> dict[str, Any]:
-    """The fingerprint of some cases (of one role): counts, and [lowest, highest] of what varies."""
+    """The fingerprint of some cases (of one role): counts, and [lowest, highest] of what varies.
+
+    Dose fractions and kinds of noise are those of the cases with a low dose.
+    """
+    paired = [case for case, _ in cases if case.has_low_dose]
     spacing = np.array([case.spacing_mm for case, _ in cases])
     thickness = [found.slice_thickness_mm for _, found in cases if found.slice_thickness_mm is not None]
     return {
@@ -54,8 +59,8 @@ def describe(cases: Sequence[tuple[Case, CaseStatistics]]) -> dict[str, Any]:
         "patients": len({case.patient_id for case, _ in cases}),
         "slices": sum(case.shape[0] for case, _ in cases),
         "anatomies": _counts(case.anatomy for case, _ in cases),
-        "dose_fractions": _counts(f"{case.dose_fraction:g}" for case, _ in cases),
-        "noise": _counts(case.noise for case, _ in cases),
+        "dose_fractions": _counts(f"{case.dose_fraction:g}" for case in paired),
+        "noise": _counts(case.noise for case in paired),
         "kernels": _counts(kernel for _, found in cases for kernel in set(found.kernels)),
         "slice_spacing_mm": _range(spacing[:, 0]),
         "row_spacing_mm": _range(spacing[:, 1]),

@@ -11,7 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.cases import Case
-from pipeline.data.pairs import check_same_anatomy, grid_distance_mm, grid_of, grid_tolerance_mm, read_pair
+from pipeline.data.pairs import (
+    check_ct_numbers,
+    check_same_anatomy,
+    grid_distance_mm,
+    grid_of,
+    grid_tolerance_mm,
+    read_normal_dose,
+    read_pair,
+)
 from pipeline.data.volumes import read_affine, read_volume, write_volume
 from pipeline.dicom import CTSeries, Geometry
 from pipeline.errors import DataError
@@ -26,7 +34,7 @@ class IngestedCase:
 
     Attributes:
         case: as the index will list it.
-        kernels: reconstruction kernels of the two series, where named.
+        kernels: reconstruction kernels of its series, where named.
         slice_thickness_mm: nominal thickness of the normal-dose slices, where named.
         digests: SHA-256 of each file written, by its path below the data folder.
     """
@@ -42,6 +50,8 @@ def ingest_case(
 ) -> IngestedCase:
     """Read a case, check it and write `<case_id>/{normal_dose,low_dose,mask,truth}.nii` below `folder`.
 
+    Of low dose, mask and truth it writes what the manifest names.
+
     Args:
         listed: the row of the manifest.
         role: role in the chosen split.
@@ -51,19 +61,18 @@ def ingest_case(
 
     Raises:
         DataError: see `read_pair`; or HU do not fit 16 bits, mask or truth are not on the series' grid, the
-            mask has another value, or the truth is another patient's.
+            mask has another value, or the truth is a mask or another patient's.
     """
-    normal_dose, low_dose = read_pair(listed, root)
+    series = _read(listed, root)
+    normal_dose = series["normal_dose"]
     grid = grid_of(normal_dose.entry)
-    volumes: dict[str, npt.NDArray[Any]] = {
-        "normal_dose": _whole_hu("normal_dose", normal_dose),
-        "low_dose": _whole_hu("low_dose", low_dose),
-    }
+    volumes: dict[str, npt.NDArray[Any]] = {name: _whole_hu(name, one) for name, one in series.items()}
     if listed.mask is not None:
         volumes["mask"] = _companion(root / listed.mask, grid, np.uint8)
         _check_mask_values(root / listed.mask, volumes["mask"], mask_values)
     if listed.truth is not None:
         volumes["truth"] = _companion(root / listed.truth, grid, np.int16)
+        check_ct_numbers("truth", volumes["truth"])
         check_same_anatomy("truth", normal_dose_hu=normal_dose.hu, other_hu=volumes["truth"])
     case = Case(
         case_id=listed.case_id,
@@ -77,13 +86,21 @@ def ingest_case(
         folder=folder / listed.case_id,
         has_mask=listed.mask is not None,
         has_truth=listed.truth is not None,
+        has_low_dose=listed.low_dose is not None,
     )
     case.folder.mkdir(parents=True)
     for name, volume in volumes.items():
         write_volume(case.folder / f"{name}.nii", volume, grid.affine_ras, volume.dtype)
-    kernels = tuple(series.entry.kernel for series in (normal_dose, low_dose) if series.entry.kernel)
+    kernels = tuple(one.entry.kernel for one in series.values() if one.entry.kernel)
     digests = {f"{case.case_id}/{name}.nii": file_sha256(case.folder / f"{name}.nii") for name in volumes}
     return IngestedCase(case, kernels, normal_dose.entry.slice_thickness_mm, digests)
+
+
+def _read(listed: ManifestCase, root: Path) -> dict[str, CTSeries]:
+    """The series that the manifest names, by the name of their volume."""
+    if listed.low_dose is None:
+        return {"normal_dose": read_normal_dose(listed, root)}
+    return dict(zip(("normal_dose", "low_dose"), read_pair(listed, root), strict=True))
 
 
 def _whole_hu(name: str, series: CTSeries) -> npt.NDArray[np.int16]:

@@ -1,4 +1,4 @@
-"""Two series of one case, read and proved to be a pair: the same voxels of the same patient at two doses."""
+"""The series of one case, read and proved to be a pair: the same voxels of the same patient at two doses."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ _UNIFORM_BELOW_HU: Final = 1.0
 _LEAST_NOISE_RATIO: Final = 0.9
 """Noise of the low over that of the normal dose; at equal noise the measure varies by a few per cent."""
 
+_MOST_LABELS: Final = 256
+"""Distinct values of a mask; so few, and 0 the lowest, are no CT numbers, for air is around every body."""
+_VALUES_NAMED: Final = 6
+
 
 def read_pair(case: ManifestCase, root: Path) -> tuple[CTSeries, CTSeries]:
     """Read the normal-dose and the low-dose series of a case.
@@ -39,8 +43,8 @@ def read_pair(case: ManifestCase, root: Path) -> tuple[CTSeries, CTSeries]:
 
     Raises:
         DataError: a folder is missing or changed, holds no or several CT series, a series is damaged or not a
-            regular grid, or the two are on different grids, are the same images, show other anatomy, or are
-            swapped.
+            regular grid, or the two are on different grids, are masks, are the same images, show other
+            anatomy, or are swapped.
     """
     if case.low_dose is None:
         raise DataError("no low_dose series; fill it in, or simulate the low dose first")
@@ -48,11 +52,29 @@ def read_pair(case: ManifestCase, root: Path) -> tuple[CTSeries, CTSeries]:
     low_dose = find_series(root / case.low_dose, case.low_dose_sha256)
     check_pair(grid_of(normal_dose), grid_of(low_dose))
     pair = read_series(normal_dose), read_series(low_dose)
+    check_ct_numbers("normal_dose", pair[0].hu)
+    check_ct_numbers("low_dose", pair[1].hu)
     if np.array_equal(pair[0].hu, pair[1].hu):
         raise DataError("normal_dose and low_dose are the same images; check the paths in cases.csv")
     check_same_anatomy("low_dose", normal_dose_hu=pair[0].hu, other_hu=pair[1].hu)
     check_not_swapped(pair[0].hu, pair[1].hu)
     return pair
+
+
+def read_normal_dose(case: ManifestCase, root: Path) -> CTSeries:
+    """Read the normal-dose series of a case that has no low dose.
+
+    Args:
+        case: names the folder, and its digest where it is known.
+        root: what the folder is relative to.
+
+    Raises:
+        DataError: the folder is missing or changed, holds no or several CT series, or the series is damaged,
+            not a regular grid, or a mask.
+    """
+    series = read_series(find_series(root / case.normal_dose, case.normal_dose_sha256))
+    check_ct_numbers("normal_dose", series.hu)
+    return series
 
 
 def grid_of(entry: SeriesEntry) -> Geometry:
@@ -95,6 +117,30 @@ def check_pair(normal_dose: Geometry, low_dose: Geometry) -> None:
             f"{_mm(normal_dose.origin_mm)}, low_dose at {_mm(low_dose.origin_mm)}); "
             f"a pair needs one position and orientation: {way_out}"
         )
+
+
+def check_ct_numbers(name: str, hu: npt.NDArray[Any]) -> None:
+    """Refuse labels where CT numbers should be: few values, the lowest of them 0, the background.
+
+    One uniform value passes: it may be a phantom of water.
+
+    Args:
+        name: what the volume is called in the manifest.
+        hu: (slices, rows, columns) HU.
+
+    Raises:
+        DataError: the volume looks like labels.
+    """
+    if hu.min() != 0:
+        return
+    values = np.unique(hu)
+    if not 1 < len(values) <= _MOST_LABELS:
+        return
+    shown = ", ".join(f"{value:g}" for value in values[:_VALUES_NAMED])
+    more = f", … ({len(values)} of them)" if len(values) > _VALUES_NAMED else ""
+    raise DataError(
+        f"{name} holds only the values {shown}{more}: a mask, not CT numbers; check the paths in cases.csv"
+    )
 
 
 def check_same_anatomy(name: str, *, normal_dose_hu: npt.NDArray[Any], other_hu: npt.NDArray[Any]) -> None:

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipeline.data.cases import Case
-from pipeline.errors import DataError
-from pipeline.transforms import centred_view, paired_patches, resample_image, resample_labels, seeded
+from pipeline.transforms import centred_view, resample_image, resample_labels, seeded
 from pipeline.transforms.grid import grid_size
 
 Sample = dict[str, Tensor]
@@ -44,40 +43,6 @@ class SliceOrder:
         chosen = self._order[position]
         case = int(np.searchsorted(self._starts, chosen, side="right")) - 1
         return case, int(chosen - self._starts[case])
-
-
-class PairedPatches(Dataset[Sample]):
-    """Patches of `low_dose` and `normal_dose`, (1, P, P) float32 HU, and `pixel_mm`, the side of a pixel.
-
-    Args:
-        cases: training cases, with a low dose each.
-        patch_size: pixels per side.
-        seed: seed of the run.
-
-    Raises:
-        DataError: a slice is smaller than the patch.
-    """
-
-    def __init__(self, cases: Sequence[Case], *, patch_size: int, seed: int) -> None:
-        for case in cases:
-            if min(case.shape[1:]) < patch_size:
-                raise DataError(
-                    f"case {case.case_id}: slices of {case.shape[1]}x{case.shape[2]} pixels are smaller than "
-                    f"data.patch_size {patch_size}; lower it"
-                )
-        self._pairs = [(case.low_dose(), case.normal_dose()) for case in cases]
-        self._pixels_mm = [case.spacing_mm[1] for case in cases]
-        self._order = SliceOrder([case.shape[0] for case in cases], seed)
-        self._transform = paired_patches(patch_size)
-        self._seed = seed
-
-    def __getitem__(self, index: int) -> Sample:
-        """Sample `index` of the run."""
-        case, position = self._order[index]
-        low_dose, normal_dose = (volume[position][None].copy() for volume in self._pairs[case])
-        sample = {"low_dose": low_dose, "normal_dose": normal_dose}
-        patches = seeded(self._transform, sample, seed=self._seed, index=index)
-        return patches | {"pixel_mm": torch.tensor(self._pixels_mm[case])}
 
 
 class LabelledSlices(Dataset[Sample]):

@@ -20,6 +20,9 @@ from pipeline.projector import Beam, FanBeam
 CONTINUATION_MM: Final = 50.0
 """How far a body is continued outside the field of view: about what an arm or a flank adds."""
 
+FARTHEST_FAN_RAY_MM: Final = 540.0
+"""From the isocentre: the fan's focus is 570 mm away."""
+
 _MARGIN_CELLS: Final = 4
 
 _RIM_PIXELS: Final = 2
@@ -94,6 +97,15 @@ def covering(beam: Beam, visible: torch.Tensor) -> Beam:
         source = beam.source_mm / beam.pixel_mm
         reach = math.asin(min(1.0, reach / source)) * source
     return replace(beam, cells=2 * (math.ceil(reach) + _MARGIN_CELLS))
+
+
+def farthest_ray_mm(beam: Beam) -> float:
+    """How far from the isocentre rays have to reach: over all pixels shown, and a body continued beyond.
+
+    Args:
+        beam: parallel, `covering` what is shown.
+    """
+    return max(beam.detector_cells * beam.pixel_mm / 2, beam.size * beam.pixel_mm / 2 + CONTINUATION_MM)
 
 
 def to_canvas(images: torch.Tensor, size: int, *, fill: float) -> torch.Tensor:

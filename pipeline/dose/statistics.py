@@ -130,7 +130,7 @@ def _powers(x: torch.Tensor, coefficients: tuple[float, ...]) -> torch.Tensor:
     return total.mul_(x)
 
 
-def _draw_photons(
+def draw_missing_noise(
     counts: torch.Tensor, dose_fraction: float, electronic_variance: float, generator: torch.Generator
 ) -> torch.Tensor:
     """Two scans of the same photons: at normal dose, and with each photon kept with probability α.
@@ -167,7 +167,7 @@ def _starved_rays(dose_fraction: float, electronic_variance: float) -> _StarvedR
     at_dose = torch.linspace(*ends, _TABLE_POINTS, dtype=torch.float64).exp()
     counts = (at_dose / dose_fraction).float()[:, None].expand(-1, _TABLE_DRAWS)
     generator = torch.Generator().manual_seed(0)
-    draws = _draw_photons(counts, dose_fraction, electronic_variance, generator).sort(dim=1).values
+    draws = draw_missing_noise(counts, dose_fraction, electronic_variance, generator).sort(dim=1).values
     normal = torch.linspace(-_TABLE_REACH, _TABLE_REACH, _TABLE_QUANTILES, dtype=torch.float64)
     place = torch.special.ndtr(normal) * (_TABLE_DRAWS - 1)
     lower = place.long()

@@ -2,10 +2,12 @@
 
 from pipeline.engine.curves import write_curves
 from pipeline.engine.hardware import Hardware, choose_hardware
-from pipeline.engine.loop import DivergenceError, MetricLog, Outcome, train
+from pipeline.engine.journal import DivergenceError, MetricLog
+from pipeline.engine.loop import Outcome, train
 from pipeline.engine.plan import OptimizerPlan, Plan
 from pipeline.engine.progress import Progress
 from pipeline.engine.resume import ResumeStore
+from pipeline.engine.team import Team, join_team
 
 __all__ = [
     "DivergenceError",
@@ -16,7 +18,9 @@ __all__ = [
     "Plan",
     "Progress",
     "ResumeStore",
+    "Team",
     "choose_hardware",
+    "join_team",
     "train",
     "write_curves",
 ]

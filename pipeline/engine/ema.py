@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class WeightAverage:
@@ -26,7 +26,8 @@ class WeightAverage:
     def update(self, network: nn.Module, step: int) -> None:
         """Follow `network` after `step` earlier updates; buffers are copied."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        for average, weight in zip(self.network.parameters(), network.parameters(), strict=True):
-            average.lerp_(weight, 1 - decay)
+        averages: list[Tensor] = list(self.network.parameters())
+        weights: list[Tensor] = list(network.parameters())
+        torch._foreach_lerp_(averages, weights, 1 - decay)
         for copied, value in zip(self.network.buffers(), network.buffers(), strict=True):
             copied.copy_(value)

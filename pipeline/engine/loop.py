@@ -7,37 +7,29 @@ checkpoints, resuming, logging and progress; an objective says which loss each n
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final
 
-import numpy as np
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision, Precision
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
+from pipeline.data.batches import Batches
 from pipeline.engine.curves import Row
-from pipeline.engine.hardware import Hardware, deterministic
+from pipeline.engine.feed import Feed, LoadedPart
+from pipeline.engine.hardware import Hardware, exact
+from pipeline.engine.journal import DivergenceError, Journal, Means, MetricLog
+from pipeline.engine.memory import memory_advice
+from pipeline.engine.pace import Pace
 from pipeline.engine.plan import Plan
 from pipeline.engine.progress import Progress
 from pipeline.engine.resume import ResumeStore
 from pipeline.engine.session import Session
-from pipeline.errors import PipelineError
-from pipeline.objectives import Batch, Networks, Objective, Score
+from pipeline.engine.team import Team
+from pipeline.engine.turns import take_turns
+from pipeline.objectives import Networks, Objective, Score
 
-
-class DivergenceError(PipelineError):
-    """A loss or score became infinite or not a number."""
-
-
-class MetricLog(Protocol):
-    """Where the curves go while the training runs."""
-
-    def log_metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Record values at a step."""
+_ALONE: Final = Team()
 
 
 @dataclass(frozen=True)
@@ -64,54 +56,54 @@ class Outcome:
 def train(
     objective: Objective,
     networks: Mapping[str, nn.Module],
-    samples: Dataset[dict[str, Tensor]],
+    batches: Batches,
     plan: Plan,
     *,
     hardware: Hardware,
     store: ResumeStore,
     log: MetricLog,
     progress: Progress,
+    team: Team = _ALONE,
 ) -> Outcome:
     """Train networks, from the store's resume state where there is one.
 
     The result depends on the arguments alone: on one machine, a training that was killed and continued ends
-    with the same weights, bit for bit, as one that was not.
+    with the same weights, bit for bit, as one that was not. In a team every process ends with the same
+    weights; its leader alone reads and writes the store, validates and logs.
 
     Args:
         objective: losses and validation.
         networks: freshly built, by name.
-        samples: sample `i` of the run at index `i`.
+        batches: what each step trains on.
         plan: the training.
         hardware: device and precision.
         store: where resume states lie; the caller removes it when the results are safe.
         log: receives the curves as they grow.
         progress: shows them.
+        team: the processes that share each batch.
 
     Raises:
-        DivergenceError: a loss or score is not finite; the last good resume state is kept.
+        ConfigError: the batch cannot be cut into equal parts.
+        DivergenceError: a loss, gradient or score is not finite; the last good resume state is kept.
+        PipelineError: out of memory, a resume state that cannot be used, or another process of the team is
+            gone.
     """
-    fabric = lightning(hardware)
-    session = Session(networks, objective.product, plan, fabric)
-    state = store.load()
-    if state is not None:
-        session.restore(state)
-    loop = _Loop(objective, session, plan, hardware, store, log, progress)
-    with deterministic(), progress:
-        progress.begin(step=session.step, steps=plan.steps, batch_size=plan.batch_size)
+    with exact(), progress:
+        session = Session(networks, objective.product, plan, hardware, team)
+        state = store.load() if team.leads else None
+        if state is not None:
+            session.restore(state)
+        session.agree()
+        progress.begin(step=session.step, steps=plan.steps)
         if session.best_score is not None:
             progress.best(session.best_score)
-        for batch in _batches(
-            samples, plan, first_step=session.step, pin_memory=hardware.device.type == "cuda"
-        ):
-            loop.run_step(fabric.to_device(batch))
-    return _outcome(session, objective.product)
-
-
-def lightning(hardware: Hardware) -> Fabric:
-    """Fabric for one device; bfloat16 is mixed: float32 weights, moments and losses."""
-    device = hardware.device.type
-    precision = MixedPrecision("bf16-mixed", device) if hardware.bf16 else Precision()
-    return Fabric(accelerator=device, devices=1, plugins=precision)
+        pace = Pace(plan.batch_size)
+        feed = Feed(batches, plan, team=team, device=hardware.device, first_step=session.step, pace=pace)
+        loop = _Loop(objective, session, plan, hardware, store, log, progress, pace, team)
+        with memory_advice(loop.memory_advice):
+            for parts in feed:
+                loop.run_step(parts)
+        return _outcome(session, objective.product)
 
 
 class _Loop:
@@ -126,109 +118,110 @@ class _Loop:
         store: ResumeStore,
         log: MetricLog,
         progress: Progress,
+        pace: Pace,
+        team: Team,
     ) -> None:
         self._objective = objective
         self._session = session
         self._plan = plan
         self._hardware = hardware
         self._store = store
-        self._log = log
+        self._journal = Journal(session.rows, log)
         self._progress = progress
-        self._pending: list[dict[str, Tensor]] = []
+        self._pace = pace
+        self._team = team
+        self._means = Means()
+        self._samples = "its samples"
+        self._validating = False
 
-    def run_step(self, batch: Batch) -> None:
+    def run_step(self, parts: Sequence[LoadedPart]) -> None:
         session, plan = self._session, self._plan
-        self._pending.append(self._train_on(batch))
+        self._samples = _described(parts)
+        self._means.add(take_turns(self._objective, session, parts))
+        self._pace.step_done()
         last = session.step == plan.steps
         validating = last or session.step % plan.validate_every == 0
         saving = last or session.step % plan.checkpoint_every == 0
-        loss = None
-        if validating or saving or session.step % plan.log_every == 0:
-            loss = self._flush_logs()
-        if validating:
-            self._validate()
-        if saving:
+        try:
+            if validating or saving or session.step % plan.log_every == 0:
+                self._log_means()
+            if validating:
+                self._validate()
+        except DivergenceError as diverged:
+            raise DivergenceError(self._farewell(diverged)) from None
+        if saving and self._team.leads:
             self._store.save(session.state())
-        self._progress.advance(session.step, loss)
+        if validating or saving:
+            self._pace.restart()
+        self._progress.advance(session.step)
 
-    def _train_on(self, batch: Batch) -> dict[str, Tensor]:
-        """All turns of a batch; returns what they logged, still on the device."""
-        session = self._session
-        generator = torch.Generator(self._hardware.device)
-        generator.manual_seed(_step_seed(self._plan.seed, session.step))
-        logs: dict[str, Tensor] = {}
-        for turn in self._objective.turns(session.wrapped, batch, step=session.step, generator=generator):
-            session.take(turn)
-            logs[f"{turn.network}_loss"] = turn.loss.detach()
-            logs |= turn.logs
-        session.finish_step()
-        return logs
-
-    def _flush_logs(self) -> float | None:
-        """Average the steps since the last point of the curves; returns the product's loss."""
-        if not self._pending:
-            return None
-        names = list(self._pending[0])
-        means = torch.stack([torch.stack([logs[name].float() for name in names]) for logs in self._pending])
-        self._pending.clear()
-        values: dict[str, float] = dict(zip(names, means.mean(dim=0).tolist(), strict=True))
-        self._record(values | {"learning_rate": self._session.learning_rate()})
-        return values[f"{self._objective.product}_loss"]
+    def _log_means(self) -> None:
+        """Average the steps since the last point of the curves, over the team."""
+        means = self._means.take()
+        self._team.add_up(list(means.values()))
+        values = torch.stack(list(means.values())) / self._team.size
+        losses = dict(zip(means, values.tolist(), strict=True))  # the one place that waits for the device
+        speed, rates = self._pace.speed(), self._session.learning_rates()
+        self._journal.record(losses | rates, step=self._session.step, speed=speed)
+        loss = losses.get(f"{self._objective.product}_loss")
+        self._progress.measured(loss, learning_rate=rates["learning_rate"], speed=speed)
+        self._pace.restart()
 
     def _validate(self) -> None:
-        networks = self._session.validated()
+        self._validating = True
+        score = self._team.share(self._score() if self._team.leads else None)
+        self._validating = False
+        if score is None:
+            raise ValueError("the leader of a team has a score")
+        session = self._session
+        details = {f"validation_{name}": value for name, value in score.details.items()}
+        self._journal.record({f"validation_{score.metric}": score.value, **details}, step=session.step)
+        session.last_score = score
+        if score.beats(session.best_score):
+            session.best_score = score
+            session.best_tensors = session.kept_tensors()
+            self._progress.best(score)
+
+    def _score(self) -> Score:
+        """Score of the networks in evaluation mode, with a picture for the log."""
+        networks, bf16 = self._session.validated(), self._hardware.bf16
         modes = {name: network.training for name, network in networks.items()}
         for network in networks.values():
             network.eval()
-        score = self._objective.validate(networks, bf16=self._hardware.bf16)
+        score = self._objective.validate(networks, bf16=bf16)
+        self._journal.picture(self._objective, networks, step=self._session.step, bf16=bf16)
         for name, network in networks.items():
             network.train(modes[name])
-        self._record({f"validation_{score.metric}": score.value, **_prefixed(score.details)})
-        self._session.last_score = score
-        if score.beats(self._session.best_score):
-            self._session.best_score = score
-            self._session.best_tensors = self._session.kept_tensors()
-            self._progress.best(score)
+        return score
 
-    def _record(self, values: Mapping[str, float]) -> None:
-        step = self._session.step
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise DivergenceError(self._farewell(name, value, step))
-        rows = self._session.rows
-        if rows and rows[-1]["step"] == step:
-            rows[-1] = {**rows[-1], **values}
-        else:
-            rows.append({"step": step, **values})
-        self._log.log_metrics(values, step=step)
-
-    def _farewell(self, name: str, value: float, step: int) -> str:
+    def _farewell(self, diverged: DivergenceError) -> str:
         state = self._store.load()
         kept = (
             f"the state of step {state.facts['step']} is kept in {self._store.path}"
             if state
             else "no state is kept"
         )
+        return f"{self._plan.name}: {diverged}; {kept}; lower the learning rate (optim.lr)"
+
+    def memory_advice(self) -> str:
+        """What to change when the memory is too small for what happens now."""
+        plan = self._plan
+        if self._validating:
+            return (
+                f"{plan.name}: out of memory on {self._hardware.device} while validating on whole slices; "
+                "choose a smaller network (model.arguments)"
+            )
         return (
-            f"{self._plan.name}: {name} is {value} at step {step}; {kept}; lower the learning rate (optim.lr)"
+            f"{plan.name}: out of memory on {self._hardware.device} with batch_size {plan.batch_size}, "
+            f"accumulate {plan.accumulate}, {self._samples}: lower batch_size, or raise accumulate: same "
+            "result, less memory"
         )
 
 
-def _prefixed(details: Mapping[str, float]) -> dict[str, float]:
-    return {f"validation_{name}": value for name, value in details.items()}
-
-
-def _step_seed(seed: int, step: int) -> int:
-    """Seed of one step's random numbers; neighbouring steps share nothing."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def _batches(
-    samples: Dataset[dict[str, Tensor]], plan: Plan, *, first_step: int, pin_memory: bool
-) -> DataLoader[dict[str, Tensor]]:
-    size = plan.batch_size
-    indices = [list(range(step * size, (step + 1) * size)) for step in range(first_step, plan.steps)]
-    return DataLoader(samples, batch_sampler=indices, num_workers=plan.workers, pin_memory=pin_memory)
+def _described(parts: Sequence[LoadedPart]) -> str:
+    """What goes through the network at once."""
+    largest = max(parts[0].batch.values(), key=Tensor.numel)
+    return f"{len(largest)} samples of {'x'.join(str(side) for side in largest.shape[2:])} at a time"
 
 
 def _outcome(session: Session, product: str) -> Outcome:

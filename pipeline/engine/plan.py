@@ -41,7 +41,7 @@ class Plan:
     Attributes:
         name: of the training, for messages.
         steps: batches in all.
-        batch_size: samples per batch.
+        batch_size: samples per batch, over all processes and micro-batches.
         optimizers: one for each network, by the network's name.
         seed: of the samples and of each step's random numbers.
         validate_every: steps between validations; the last step always validates.
@@ -50,6 +50,7 @@ class Plan:
         clip_norm: largest gradient norm.
         ema_decay: decay of the averaged copy of the product, which is then what is validated and kept.
         workers: processes that prepare samples; 0 prepares them between steps.
+        accumulate: micro-batches per process, whose gradients are added up before each step.
     """
 
     name: str
@@ -63,3 +64,4 @@ class Plan:
     clip_norm: float | None = None
     ema_decay: float | None = None
     workers: int = 0
+    accumulate: int = 1

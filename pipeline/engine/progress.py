@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from pipeline.engine.pace import Speed
 from pipeline.objectives import Score
 
-LINES = 10
+LINES: Final = 10
+WORTH_SAYING: Final = 3.0
+"""Percent of the time spent waiting for data from which on it is shown."""
 
 
 class Progress:
-    """Shows steps, samples per second, remaining time, loss and best score.
+    """Shows steps, samples per second, remaining time, learning rate, loss, best score, and waits for data.
 
     Args:
         name: of the training.
@@ -46,23 +50,28 @@ class Progress:
     ) -> None:
         self._bar.stop()
 
-    def begin(self, *, step: int, steps: int, batch_size: int) -> None:
+    def begin(self, *, step: int, steps: int) -> None:
         """Start the clock at `step` of `steps`."""
-        self._first, self._steps, self._batch_size = step, steps, batch_size
+        self._first, self._steps = step, steps
         self._began = time.monotonic()
         self._task = self._bar.add_task(self._name, total=steps, completed=step, status="")
         if step:
             self._console.print(f"{self._name}: continues at step {step} of {steps}", highlight=False)
 
-    def advance(self, step: int, loss: float | None) -> None:
-        """`step` steps are done; `loss` when there is a new mean."""
-        elapsed = time.monotonic() - self._began
-        rate = (step - self._first) * self._batch_size / max(elapsed, 1e-9)
+    def measured(self, loss: float | None, *, learning_rate: float, speed: Speed) -> None:
+        """There are new means; `loss` is the product's, if it had a turn."""
+        self._status = f"{speed.samples_per_second:.0f} samples/s, lr {learning_rate:.3g}"
         if loss is not None:
-            self._status = f"loss {loss:.5g}"
-        status = ", ".join(part for part in (f"{rate:.0f} samples/s", self._status, self._score) if part)
+            self._status += f", loss {loss:.5g}"
+        if speed.data_wait_percent > WORTH_SAYING:
+            self._status += f", {speed.data_wait_percent:.0f} % waiting for data"
+
+    def advance(self, step: int) -> None:
+        """`step` steps are done."""
+        status = ", ".join(part for part in (self._status, self._score) if part)
         self._bar.update(self._task, completed=step, status=status)
         if not self._console.is_terminal and step * LINES // self._steps > (step - 1) * LINES // self._steps:
+            elapsed = time.monotonic() - self._began
             remaining = (self._steps - step) * elapsed / max(1, step - self._first)
             line = f"{self._name}: step {step} of {self._steps}, {status}, {remaining:.0f} s left"
             self._console.print(line, highlight=False, soft_wrap=True)

@@ -79,7 +79,7 @@ class ResumeStore:
 
     def save(self, state: State) -> None:
         """Replace the saved state, whole or not at all."""
-        facts = json.dumps({**state.facts, "key": self.key}, sort_keys=True)
+        facts = json.dumps({**state.facts, "key": self.key})  # in order: the curves' columns have one
         save_tensors(self.path, state.tensors, {_METADATA_KEY: facts})
 
     def remove(self) -> None:

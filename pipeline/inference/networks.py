@@ -16,20 +16,29 @@ from pipeline.dicom import SegmentLabel
 from pipeline.errors import BundleError, ConfigError
 from pipeline.hu import AIR_HU
 from pipeline.inference.treatment import UnfitSeriesError
-from pipeline.models.apply import class_logits, receptive_radius, restore_hu
-from pipeline.models.precision import Precision
+from pipeline.models.apply import (
+    class_logits,
+    neighbours_of,
+    receptive_radius,
+    restore_hu,
+    takes_noise_map,
+    with_neighbours,
+)
+from pipeline.models.inputs import input_channels
+from pipeline.models.precision import Precision, ieee_float32
 
 TILE_PIXELS: Final = 512
 """Side of the largest slice that goes through a denoiser whole: the scanners' usual matrix."""
 NOT_FINITE: Final = "NOT_FINITE"
 """Reason code of a series for which a network gives values that are no numbers."""
-TOO_SMALL: Final = "TOO_SMALL"
-"""Reason code of a series whose slices are smaller than the denoiser can take."""
 
 _TRIAL_PIXELS: Final = 64
 _BATCH_SLICES: Final = {"cuda": 8}
 """Slices that fill a GPU. A CPU is full with one, and further ones only cost memory and cache: 96 features
 take 0.7 GB per slice of 512 x 512 in float32."""
+
+ALL: Final = slice(None)
+"""Every slice."""
 
 Volume = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -44,7 +53,8 @@ class Network:
         bundle: what the weights came with: HU transform, labels, hash.
         module: the model in evaluation mode.
         device: where it runs.
-        precision: arithmetic of its layers; sums on HU stay float32.
+        precision: arithmetic of its layers, where fp32 is IEEE float32 on every device; sums on HU stay
+            float32.
         batch_slices: slices per forward pass.
         tile_pixels: a denoiser takes slices with a longer side in tiles of this side, if it states its
             `receptive_radius`.
@@ -102,41 +112,49 @@ class Network:
         """Whether the layers run in bfloat16."""
         return self.precision == "bf16"
 
+    @property
+    def neighbours(self) -> int:
+        """Slices on either side of each that the layers see with it."""
+        return neighbours_of(self.module)
+
+    @property
+    def noise_map(self) -> bool:
+        """Whether it has to be told the noise of a series."""
+        return takes_noise_map(self.module)
+
     def tiles(self, rows: int, columns: int) -> bool:
         """Whether slices of this matrix are taken in tiles."""
         return receptive_radius(self.module) is not None and max(rows, columns) > self.tile_pixels
 
 
-def check_matrix(network: Network, rows: int, columns: int) -> None:
-    """Refuse slices that are too small for a network.
-
-    Raises:
-        UnfitSeriesError: they are.
-    """
-    least = getattr(network.module, "smallest_side", 1)
-    if min(rows, columns) < least:
-        raise UnfitSeriesError(
-            TOO_SMALL,
-            f"slices of {rows} x {columns} pixels, {network.bundle.name} needs at least {least} x {least}; "
-            "leave the series out",
-        )
-
-
-def denoise(network: Network, hu: Volume, padding: Mask, *, strength: float = 1.0) -> Volume:
-    """Denoise slices; each on its own.
+@ieee_float32()
+def denoise(
+    network: Network,
+    hu: Volume,
+    padding: Mask,
+    *,
+    strength: float = 1.0,
+    own: slice = ALL,
+    noise_sd_hu: float | None = None,
+) -> Volume:
+    """Denoise slices; each on its own, or with its neighbours where the network sees them.
 
     Args:
         network: of a denoiser's bundle.
-        hu: (n, rows, columns) HU; slices need not form a regular grid.
+        hu: (n, rows, columns) HU; for a network with neighbours consecutive slices of a regular grid, whose
+            first and last are repeated for what would lie beyond; for others any slices.
         padding: (n, rows, columns), true outside the field of view: air for the network, unchanged in the
             result.
         strength: share of the network's correction that is added; at 0 the result equals `hu` bit for bit.
+        own: the slices to denoise; the others are only seen as their neighbours.
+        noise_sd_hu: noise of the series, for a network with a noise map; others make no use of it.
 
     Returns:
-        (n, rows, columns) HU.
+        (own, rows, columns) HU.
 
     Raises:
-        ValueError: `strength` is outside 0..1, or the bundle is not a denoiser's.
+        ValueError: `strength` is outside 0..1, the bundle is not a denoiser's, or it needs the noise and gets
+            none.
         UnfitSeriesError: the network gives values that are not finite.
     """
     scale = network.bundle.scale
@@ -146,16 +164,24 @@ def denoise(network: Network, hu: Volume, padding: Mask, *, strength: float = 1.
         raise ValueError(f"strength must lie in 0..1, got {strength}")
     tile_pixels = network.tile_pixels if network.tiles(*hu.shape[1:]) else None
     denoised = hu.copy()
-    for part, images in _batches(network, hu, padding):
-        restored_hu = restore_hu(network.module, images, scale, bf16=network.bf16, tile_pixels=tile_pixels)
+    for part, images in _batches(network, hu, padding, own):
+        restored_hu = restore_hu(
+            network.module,
+            images,
+            scale,
+            noise_sd_hu=None if noise_sd_hu is None else images.new_full((len(images),), noise_sd_hu),
+            bf16=network.bf16,
+            tile_pixels=tile_pixels,
+        )
         _check_finite(network, restored_hu)
         inside = ~padding[part]
         source = hu[part][inside]
         correction = restored_hu[:, 0].cpu().numpy()[inside] - source
         denoised[part][inside] = source + np.float32(strength) * correction
-    return denoised
+    return denoised[own]
 
 
+@ieee_float32()
 def segment(network: Network, hu: Volume, padding: Mask, *, spacing_mm: tuple[float, float]) -> LabelMap:
     """Label every pixel of some slices; each on its own, and always whole.
 
@@ -177,7 +203,7 @@ def segment(network: Network, hu: Volume, padding: Mask, *, spacing_mm: tuple[fl
     if bundle.kind != "segmenter" or bundle.window is None:
         raise ValueError(f"a segmenter is needed, got a bundle of kind {bundle.kind}")
     label_map = np.zeros(hu.shape, np.uint8)
-    for part, images in _batches(network, hu, padding):
+    for part, images in _batches(network, hu, padding, ALL):
         logits = class_logits(
             network.module,
             images,
@@ -210,7 +236,9 @@ def segment_labels(network: Network) -> tuple[SegmentLabel, ...]:
 def _check_channels(bundle: Bundle, module: nn.Module, device: torch.device) -> None:
     """An image from a denoiser, a class per label and the background from a segmenter."""
     wanted = 1 if bundle.kind == "denoiser" else len(bundle.labels) + 1
-    channels = module(torch.zeros(1, 1, _TRIAL_PIXELS, _TRIAL_PIXELS, device=device)).shape[1]
+    inputs = input_channels(neighbours_of(module), takes_noise_map(module))
+    side = max(_TRIAL_PIXELS, getattr(module, "smallest_side", 1))
+    channels = module(torch.zeros(1, inputs, side, side, device=device)).shape[1]
     if channels != wanted:
         raise BundleError(
             f"bundle {bundle.name}: its network gives {channels} channels, a {bundle.kind} has {wanted}; "
@@ -218,11 +246,15 @@ def _check_channels(bundle: Bundle, module: nn.Module, device: torch.device) -> 
         )
 
 
-def _batches(network: Network, hu: Volume, padding: Mask) -> Iterator[tuple[slice, Tensor]]:
-    for first in range(0, len(hu), network.batch_slices):
-        part = slice(first, min(first + network.batch_slices, len(hu)))
-        images = np.where(padding[part], np.float32(AIR_HU), hu[part])
-        yield part, torch.from_numpy(images).unsqueeze(1).to(network.device)
+def _batches(network: Network, hu: Volume, padding: Mask, own: slice) -> Iterator[tuple[slice, Tensor]]:
+    """The slices `own`: which ones, and (n, 2 neighbours + 1, rows, columns) HU on the device."""
+    reach = network.neighbours
+    start, stop, _ = own.indices(len(hu))
+    for first in range(start, stop, network.batch_slices):
+        part = slice(first, min(first + network.batch_slices, stop))
+        seen = slice(max(0, part.start - reach), min(part.stop + reach, len(hu)))
+        images = torch.from_numpy(np.where(padding[seen], np.float32(AIR_HU), hu[seen])).to(network.device)
+        yield part, with_neighbours(images, reach)[part.start - seen.start : part.stop - seen.start]
 
 
 def _check_finite(network: Network, values: Tensor) -> None:

@@ -52,6 +52,8 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "UNFAMILIAR": "unlike what the network was trained on",
         "UNFAMILIAR_PASSED": "passed through as it was, for it is unlike what the network was trained on",
         "TOO_SMALL": "slices smaller than the network takes",
+        "NEIGHBOURS_UNKNOWN": "no regular grid, so the neighbours that the denoiser sees are not known",
+        "NOISE_UNKNOWN": "too little soft tissue to measure the noise that the denoiser has to be told",
         "NOT_FINITE": "the network gave values that are no numbers",
         "NIFTI_TOO_LONG": "more slices, rows or columns than a NIfTI file can count",
         # Simulated doses

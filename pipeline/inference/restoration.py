@@ -11,8 +11,9 @@ from typing import Any, Final, Literal
 from pipeline import __version__
 from pipeline.dicom import Derivation, Geometry, SeriesEntry, Task
 from pipeline.inference.familiarity import BOTH_DOSES, LOW_DOSE, SeriesFacts, unfamiliar
+from pipeline.inference.fitness import check_matrix, check_neighbours, check_noise
 from pipeline.inference.journal import PREVIEW, SeriesRecord
-from pipeline.inference.networks import Network, check_matrix
+from pipeline.inference.networks import Network
 from pipeline.inference.preview import Shown, save_preview
 from pipeline.inference.restorer import Applied, Restored, SeriesRestorer
 from pipeline.inference.survey import Survey, survey_series
@@ -29,6 +30,9 @@ UNFAMILIAR: Final = "UNFAMILIAR"
 """Reason code of a series that is unlike what the networks were trained on."""
 UNFAMILIAR_PASSED: Final = "UNFAMILIAR_PASSED"
 """Reason code of such a series when it was handed on untouched."""
+
+NOISE_DECIMALS: Final = 3
+"""Of a measured noise SD in HU."""
 
 OnUnfamiliar = Literal["warn", "pass", "refuse"]
 
@@ -102,6 +106,7 @@ class Restoration:
         """Write the derived series, the segmentation and a preview (see `treatment.Treatment`)."""
         if self.denoiser is not None:
             check_matrix(self.denoiser, entry.rows, entry.columns)
+            check_neighbours(self.denoiser, grid)
         watch = Stopwatch()
         with watch.step("total"):
             measured = self._survey_and_treat(entry, folder, grid, clock, on_slices, watch)
@@ -121,8 +126,16 @@ class Restoration:
     def write_views(self, target: Path, finished: Sequence[SeriesRecord]) -> None:
         """Nothing: the journal says it."""
 
-    def derivation(self, network: Network, entry: SeriesEntry) -> Derivation:
-        """How an object made of `entry` by `network` says where it comes from."""
+    def derivation(
+        self, network: Network, entry: SeriesEntry, *, noise_sd_hu: float | None = None
+    ) -> Derivation:
+        """How an object made of `entry` by `network` says where it comes from.
+
+        Args:
+            network: what makes it.
+            entry: the source series.
+            noise_sd_hu: of the source; said where the denoiser was told it.
+        """
         settings: dict[str, str | float] = {
             "engine": network.engine,
             "precision": network.precision,
@@ -131,6 +144,10 @@ class Restoration:
             settings["strength"] = self.strength
             if self.denoiser.tiles(entry.rows, entry.columns):
                 settings["tile pixels"] = self.denoiser.tile_pixels
+            if self.denoiser.neighbours:
+                settings["neighbours"] = self.denoiser.neighbours
+            if self.denoiser.noise_map and noise_sd_hu is not None:
+                settings["noise SD HU"] = noise_sd_hu
             if network is not self.denoiser:
                 settings["denoiser"] = self.denoiser.bundle.model_hash
         return Derivation(
@@ -154,7 +171,7 @@ class Restoration:
         with watch.step("survey"):
             survey = survey_series(entry)
         with watch.step("measure"):
-            noise_sd_hu = global_noise_sd_hu(survey.hu, survey.hu)
+            noise_sd_hu = _noise_sd_hu(survey)
         unlike = self._unlike_training(entry, survey, noise_sd_hu)
         if unlike and self.on_unfamiliar == "refuse":
             raise UnfitSeriesError(
@@ -169,15 +186,18 @@ class Restoration:
                 reason_codes=(UNFAMILIAR_PASSED,),
                 unfamiliar=unlike,
             )
+        if self.denoiser is not None:
+            check_noise(self.denoiser, noise_sd_hu)
         restored = SeriesRestorer(
             entry,
             folder,
             survey,
             grid=grid,
             clock=clock,
-            denoiser=self._applied(self.denoiser, entry),
-            segmenter=self._applied(self.segmenter, entry) if _is_segmentable(entry) else None,
+            denoiser=self._applied(self.denoiser, entry, noise_sd_hu),
+            segmenter=self._applied(self.segmenter, entry, noise_sd_hu) if _is_segmentable(entry) else None,
             strength=self.strength,
+            noise_sd_hu=noise_sd_hu,
             nifti=self.nifti,
             watch=watch,
         ).run(on_slices)
@@ -200,8 +220,12 @@ class Restoration:
     def _has_other_training(self) -> bool:
         return self.denoiser is not None and self.denoiser.bundle.trained_on != "low dose"
 
-    def _applied(self, network: Network | None, entry: SeriesEntry) -> Applied | None:
-        return None if network is None else Applied(network, self.derivation(network, entry))
+    def _applied(
+        self, network: Network | None, entry: SeriesEntry, noise_sd_hu: float | None
+    ) -> Applied | None:
+        if network is None:
+            return None
+        return Applied(network, self.derivation(network, entry, noise_sd_hu=noise_sd_hu))
 
     def _unlike_training(
         self, entry: SeriesEntry, survey: Survey, noise_sd_hu: float | None
@@ -235,13 +259,21 @@ def _is_segmentable(entry: SeriesEntry) -> bool:
     return entry.finding(Task.SEGMENT) is None
 
 
-def _describe(network: Network) -> dict[str, str]:
-    return {
+def _noise_sd_hu(survey: Survey) -> float | None:
+    """Noise of the source; rounded, so that what a network is told is what the results say."""
+    measured = global_noise_sd_hu(survey.hu, survey.hu)
+    return None if measured is None else round(measured, NOISE_DECIMALS)
+
+
+def _describe(network: Network) -> dict[str, Any]:
+    description: dict[str, Any] = {
         "name": network.bundle.name,
         "model_hash": network.bundle.model_hash,
         "engine": network.engine,
         "precision": network.precision,
     }
+    beyond_the_slice = {"neighbours": network.neighbours, "noise_map": network.noise_map}
+    return description | {name: value for name, value in beyond_the_slice.items() if value}
 
 
 def _pass_on(entry: SeriesEntry, folder: Path, survey: Survey, watch: Stopwatch) -> None:

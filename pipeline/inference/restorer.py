@@ -58,6 +58,7 @@ class SeriesRestorer:
         denoiser: network of a denoiser's bundle, or None.
         segmenter: network of a segmenter's bundle, or None; it sees the denoised slices if there are any.
         strength: share of the denoiser's correction, 0..1.
+        noise_sd_hu: of the source, for a denoiser with a noise map.
         nifti: write the results as NIfTI, too.
         watch: is told the time of each step.
     """
@@ -73,6 +74,7 @@ class SeriesRestorer:
         denoiser: Applied | None,
         segmenter: Applied | None,
         strength: float,
+        noise_sd_hu: float | None,
         nifti: bool,
         watch: Stopwatch,
     ) -> None:
@@ -82,6 +84,7 @@ class SeriesRestorer:
         self._clock = clock
         self._denoiser = denoiser
         self._strength = strength
+        self._noise_sd_hu = noise_sd_hu
         self._nifti_grid = grid if nifti else None
         self._watch = watch
         self._kept = KeptSlices(survey, middle=len(entry.files) // 2)
@@ -113,7 +116,13 @@ class SeriesRestorer:
         )
 
     def _stream(self, on_slices: OnSlices) -> None:
-        chunks = read_chunks(self._entry, self._survey.content_digests, self._chunk_slices(), self._watch)
+        chunks = read_chunks(
+            self._entry,
+            self._survey.content_digests,
+            self._chunk_slices(),
+            self._watch,
+            neighbours=0 if self._denoiser is None else self._denoiser.network.neighbours,
+        )
         with ExitStack() as stack:
             stack.enter_context(closing(chunks))
             series = self._derived_series(stack)
@@ -149,7 +158,14 @@ class SeriesRestorer:
         if self._denoiser is None:
             return None
         with self._watch.step("denoise"):
-            hu = denoise(self._denoiser.network, chunk.hu, chunk.padding, strength=self._strength)
+            hu = denoise(
+                self._denoiser.network,
+                chunk.around_hu,
+                chunk.around_padding,
+                strength=self._strength,
+                own=chunk.own,
+                noise_sd_hu=self._noise_sd_hu,
+            )
         on_slices(len(hu))
         return hu
 

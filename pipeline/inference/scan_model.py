@@ -13,7 +13,7 @@ import torch
 from pipeline import __version__
 from pipeline.dicom import Code, Derivation, Geometry, SeriesEntry
 from pipeline.dose.calibration import iterative_kernel_warning, measured_sd_hu, predicted_sd_hu
-from pipeline.dose.field_of_view import CONTINUATION_MM, canvas_size, covering
+from pipeline.dose.field_of_view import FARTHEST_FAN_RAY_MM, canvas_size, covering, farthest_ray_mm
 from pipeline.dose.flux import Flux
 from pipeline.dose.insertion import Acquisition
 from pipeline.dose.regions import FEWEST_REGIONS, Regions, uniform_regions
@@ -42,8 +42,6 @@ _START: Final = Flux(photons_per_ray=2e5)
 _MOST_MODULATION: Final = 20.0
 _MOST_OVERLAP: Final = 10.0
 """Largest over smallest mAs, and thickness over increment, that a scanner is thought to write."""
-_FARTHEST_RAY_MM: Final = 540.0
-"""From the isocentre: the fan's focus is 570 mm away."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,12 +165,12 @@ def _beam(method: Method, survey: Survey, pixel_mm: float) -> Beam:
     parallel = covering(ParallelBeam(size, pixel_mm), shown)
     if method.geometry == "parallel":
         return parallel
-    farthest_mm = max(parallel.detector_cells * pixel_mm / 2, size * pixel_mm / 2 + CONTINUATION_MM)
-    if farthest_mm > _FARTHEST_RAY_MM:
+    farthest_mm = farthest_ray_mm(parallel)
+    if farthest_mm > FARTHEST_FAN_RAY_MM:
         raise UnfitSeriesError(
             FIELD_TOO_WIDE,
             f"a field of view of {size * pixel_mm:.0f} mm needs rays {farthest_mm:.0f} mm off the isocentre, "
-            f"a fan has them up to {_FARTHEST_RAY_MM:g} mm; use --geometry parallel",
+            f"a fan has them up to {FARTHEST_FAN_RAY_MM:g} mm; use --geometry parallel",
         )
     return covering(FanBeam(size, pixel_mm), shown)
 

@@ -27,19 +27,31 @@ Arguments = ParamSpec("Arguments")
 
 @dataclass(frozen=True)
 class Chunk:
-    """Neighbouring slices of a series.
+    """Consecutive slices of a series, with what lies around them.
 
     Attributes:
         first: number of the first one along the normal, from 0.
         slices: as they were read.
-        hu: (n, rows, columns) HU.
-        padding: (n, rows, columns) bool.
+        around_hu: (m, rows, columns) HU of the slices and of their neighbours, as far as the series has any.
+        around_padding: (m, rows, columns) bool.
+        own: which of these are `slices`.
     """
 
     first: int
     slices: tuple[CTSlice, ...]
-    hu: npt.NDArray[np.float32]
-    padding: npt.NDArray[np.bool_]
+    around_hu: npt.NDArray[np.float32]
+    around_padding: npt.NDArray[np.bool_]
+    own: slice
+
+    @property
+    def hu(self) -> npt.NDArray[np.float32]:
+        """(n, rows, columns) HU of its slices."""
+        return self.around_hu[self.own]
+
+    @property
+    def padding(self) -> npt.NDArray[np.bool_]:
+        """(n, rows, columns) bool, padding of its slices."""
+        return self.around_padding[self.own]
 
     @property
     def indices(self) -> range:
@@ -48,28 +60,48 @@ class Chunk:
 
 
 def read_chunks(
-    entry: SeriesEntry, content_digests: Sequence[str], chunk_slices: int, watch: Stopwatch
+    entry: SeriesEntry,
+    content_digests: Sequence[str],
+    chunk_slices: int,
+    watch: Stopwatch,
+    *,
+    neighbours: int = 0,
 ) -> Generator[Chunk]:
     """Read a series a second time, `chunk_slices` at once; the time spent waiting for slices is `read`.
+
+    Every slice is read once; the neighbours of a chunk are kept from the one before, or read ahead.
 
     Args:
         entry: the series.
         content_digests: of its slices, from the first pass.
         chunk_slices: the last chunk may have fewer.
         watch: is told the time.
+        neighbours: slices on either side that go with each chunk; fewer at the ends of the series.
 
     Raises:
         SeriesError: a slice cannot be read, or its pixels are no longer those of `content_digests`.
     """
+    count, read = len(entry.files), 0
+    held: tuple[CTSlice, ...] = ()
     with closing(read_slices(entry)) as source:
-        for first in range(0, len(entry.files), chunk_slices):
+        for first in range(0, count, chunk_slices):
+            last = min(first + chunk_slices, count)
+            start, stop = max(0, first - neighbours), min(last + neighbours, count)
             with watch.step("read"):
-                slices = tuple(islice(source, chunk_slices))
-            for index, one in enumerate(slices, start=first):
-                if one.content_digest != content_digests[index]:
-                    raise corrupt(entry.files[index], "its content changed while the series was processed")
-            hu, padding = np.stack([one.hu for one in slices]), np.stack([one.padding for one in slices])
-            yield Chunk(first, slices, hu, padding)
+                new = tuple(islice(source, stop - read))
+            _check_unchanged(entry, content_digests, new, first=read)
+            held = (*held[len(held) - (read - start) :], *new)
+            own, read = slice(first - start, last - start), stop
+            hu, padding = np.stack([one.hu for one in held]), np.stack([one.padding for one in held])
+            yield Chunk(first, held[own], hu, padding, own)
+
+
+def _check_unchanged(
+    entry: SeriesEntry, content_digests: Sequence[str], slices: Sequence[CTSlice], *, first: int
+) -> None:
+    for index, one in enumerate(slices, start=first):
+        if one.content_digest != content_digests[index]:
+            raise corrupt(entry.files[index], "its content changed while the series was processed")
 
 
 class Behind:

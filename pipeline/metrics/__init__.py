@@ -7,17 +7,20 @@ from pipeline.metrics.fidelity import psnr, rmse_hu, ssim
 from pipeline.metrics.limits import clean_output_gain_db, gain_ceiling_db
 from pipeline.metrics.mmd import detail, median_bandwidth, rbf_mmd
 from pipeline.metrics.overlap import dice
+from pipeline.metrics.ttf import TTF, disc_ttf
 
 __all__ = [
     "BODY",
     "CONVENTIONS",
     "TISSUE_BANDS",
+    "TTF",
     "Convention",
     "Summary",
     "clean_output_gain_db",
     "convention",
     "detail",
     "dice",
+    "disc_ttf",
     "gain_ceiling_db",
     "mean_difference_hu",
     "median_bandwidth",

@@ -8,15 +8,32 @@ from typing import Final
 from torch import nn
 
 from pipeline.errors import ConfigError
+from pipeline.models.cnn10 import CNN10
 from pipeline.models.dcgan import DCGANDiscriminator, DCGANGenerator
 from pipeline.models.redcnn import RedCNN
+from pipeline.models.rednet import RedNet
+from pipeline.models.residual_cnn import ResidualCNN
 from pipeline.models.unet import unet
 from pipeline.models.vae import ConvVAE
 
-__all__ = ["MODELS", "ConvVAE", "DCGANDiscriminator", "DCGANGenerator", "RedCNN", "build_model", "unet"]
+__all__ = [
+    "CNN10",
+    "MODELS",
+    "ConvVAE",
+    "DCGANDiscriminator",
+    "DCGANGenerator",
+    "RedCNN",
+    "RedNet",
+    "ResidualCNN",
+    "build_model",
+    "unet",
+]
 
 MODELS: Final[dict[str, Callable[..., nn.Module]]] = {
     "redcnn": RedCNN,
+    "rednet": RedNet,
+    "residual_cnn": ResidualCNN,
+    "cnn10": CNN10,
     "unet": unet,
     "vae": ConvVAE,
     "dcgan": DCGANGenerator,

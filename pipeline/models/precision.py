@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -27,3 +29,20 @@ def preferred_precision(device: torch.device) -> Precision:
     capabilities = torch.cpu.get_capabilities()
     native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
     return "bf16" if native else "fp32"
+
+
+@contextmanager
+def ieee_float32() -> Iterator[None]:
+    """Float32 is IEEE float32 on CUDA too, in products and convolutions; torch's settings are put back.
+
+    cuDNN's convolutions default to TF32, with 10 bits of mantissa: at 1000 HU that is a step of half a HU.
+    (torch's older switches, because `torch.compile` reads them, and mixed with the newer ones they raise.)
+    """
+    matmul, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = convolutions

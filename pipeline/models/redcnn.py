@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pipeline.models.inputs import input_channels
+from pipeline.models.layers import corrected_slice, in_float32, zero
+
 KERNEL = 5
 LAYERS = 5
 SMALLEST_SIDE = LAYERS * (KERNEL - 1) + 1
@@ -24,6 +27,10 @@ class RedCNN(nn.Module):
     Args:
         features: filters per layer; 96 as published (1 848 865 parameters).
         final_relu: clip the output at 0, as published; only for a non-negative scale.
+        residual: the skip from the input to the output, as published. Without it the network is direct: it
+            makes the image itself, and its last layer starts as PyTorch draws it.
+        neighbours: slices on either side that come with the one to restore.
+        noise_map: a plane with the noise's SD in network units comes as the last channel.
 
     Attributes:
         receptive_radius: no output pixel depends on input pixels farther away in rows or columns, see
@@ -34,39 +41,58 @@ class RedCNN(nn.Module):
     receptive_radius = 2 * LAYERS * (KERNEL // 2)
     smallest_side = SMALLEST_SIDE
 
-    def __init__(self, features: int = 96, final_relu: bool = False) -> None:
+    def __init__(
+        self,
+        features: int = 96,
+        final_relu: bool = False,
+        residual: bool = True,
+        neighbours: int = 0,
+        noise_map: bool = False,
+    ) -> None:
         super().__init__()
         self.final_relu = final_relu
-        inputs = [1] + [features] * (LAYERS - 1)
+        self.residual = residual
+        self.neighbours = neighbours
+        self.noise_map = noise_map
+        inputs = [input_channels(neighbours, noise_map)] + [features] * (LAYERS - 1)
         outputs = [features] * (LAYERS - 1) + [1]
         self.encoder = nn.ModuleList(nn.Conv2d(channels, features, KERNEL) for channels in inputs)
         self.decoder = nn.ModuleList(nn.ConvTranspose2d(features, channels, KERNEL) for channels in outputs)
-        for parameter in self.decoder[-1].parameters():
-            nn.init.zeros_(parameter)
+        if residual:
+            zero(self.decoder[-1])
 
     def forward(self, image: Tensor) -> Tensor:
-        """Restore `image`, (N, 1, H, W) in network units with sides of 21 pixels or more; the shape is kept.
+        """Restore the middle slice of `image`.
 
-        The input skip and its sum are float32 on the unquantised input, also under bfloat16 autocast.
+        Args:
+            image: (N, C, H, W) in network units, see `models.inputs`, with sides of 21 pixels or more.
+
+        Returns:
+            (N, 1, H, W) float32. The input skip and its sum are float32 on the unquantised input, also under
+            bfloat16 autocast.
 
         Raises:
             ValueError: a side is shorter than 21 pixels.
         """
-        restored = image.float() + self.residual(image).float()
+        features, last = self._features(image), self.decoder[-1]
+        if self.residual:
+            restored = corrected_slice(image, self.neighbours, last(features))
+        else:
+            restored = in_float32(last, features)
         return torch.relu(restored) if self.final_relu else restored
 
-    def residual(self, image: Tensor) -> Tensor:
-        """The correction alone, (N, 1, H, W): what `forward` adds to its input."""
+    def _features(self, image: Tensor) -> Tensor:
+        """What the last layer is given, (N, features, H - 4, W - 4)."""
         if min(image.shape[-2:]) < SMALLEST_SIDE:
             raise ValueError(
                 f"RED-CNN needs at least {SMALLEST_SIDE}x{SMALLEST_SIDE} pixels, got {tuple(image.shape)}"
             )
         conv1, conv2, conv3, conv4, conv5 = self.encoder
-        deconv1, deconv2, deconv3, deconv4, deconv5 = self.decoder
+        deconv1, deconv2, deconv3, deconv4, _ = self.decoder
         level2 = conv2(conv1(image).relu()).relu()
         level4 = conv4(conv3(level2).relu()).relu()
         level5 = conv5(level4).relu()
         up4 = (deconv1(level5) + level4).relu()
         up2 = (deconv3(deconv2(up4).relu()) + level2).relu()
-        correction: Tensor = deconv5(deconv4(up2).relu())
-        return correction
+        features: Tensor = deconv4(up2).relu()
+        return features

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import product
 
-import torch
 from torch import Tensor
 
 
@@ -18,10 +17,13 @@ def apply_in_tiles(
     the result is that of the whole image, up to rounding.
 
     Args:
-        network: takes and returns (N, 1, H, W).
-        image: (N, 1, H, W).
+        network: takes (N, C, H, W), returns (N, 1, H, W).
+        image: (N, C, H, W).
         side: rows and columns of the largest tile, more than twice `receptive_radius`.
         receptive_radius: no output pixel depends on an input pixel farther away, in rows or in columns.
+
+    Returns:
+        (N, 1, H, W) in the precision of `image`.
 
     Raises:
         ValueError: `side` leaves nothing of a tile.
@@ -29,7 +31,7 @@ def apply_in_tiles(
     if side <= 2 * receptive_radius:
         raise ValueError(f"tiles of {side} pixels; a radius of {receptive_radius} needs more than twice that")
     height, width = image.shape[-2:]
-    result = torch.empty_like(image)
+    result = image.new_empty(len(image), 1, height, width)
     spans = product(_spans(height, side, receptive_radius), _spans(width, side, receptive_radius))
     for (top, rows, kept_rows), (left, columns, kept_columns) in spans:
         tile = network(image[..., top : top + rows, left : left + columns])

@@ -1,6 +1,7 @@
 """What a family of models optimises and how it is validated; the engine does everything else."""
 
 from pipeline.objectives.adversarial import DISCRIMINATOR, Adversarial
+from pipeline.objectives.adversarial_restoration import AdversarialRestoration, NonSaturating, Wasserstein
 from pipeline.objectives.base import Batch, Networks, Objective, Score, Turn
 from pipeline.objectives.elbo import ELBO
 from pipeline.objectives.restoration import Restoration, RestorationPair
@@ -10,13 +11,16 @@ __all__ = [
     "DISCRIMINATOR",
     "ELBO",
     "Adversarial",
+    "AdversarialRestoration",
     "Batch",
     "LabelledSlice",
     "Networks",
+    "NonSaturating",
     "Objective",
     "Restoration",
     "RestorationPair",
     "Score",
     "Segmentation",
     "Turn",
+    "Wasserstein",
 ]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
-from torch.nn.functional import mse_loss
+from torch import Tensor, nn
 
 from pipeline.degradations import Degradation, degrade
 from pipeline.figures import Panel, save_panels
 from pipeline.hu import ABDOMEN, HUScale, HUWindow
-from pipeline.metrics import CONVENTIONS, psnr
-from pipeline.models.apply import restore_hu
+from pipeline.losses import MSE, LossTerm
+from pipeline.metrics import CONVENTIONS, psnr, ssim
+from pipeline.models.apply import neighbours_of, network_input, restore_hu, takes_noise_map
 from pipeline.models.precision import device_of
 from pipeline.objectives.base import Batch, Networks, Score, Turn
 
@@ -27,10 +29,36 @@ DIFFERENCE = HUWindow(-30, 30)
 
 @dataclass(frozen=True)
 class RestorationPair:
-    """A whole validation slice as the network meets it, and at normal dose; (H, W) HU."""
+    """A whole validation slice as the network meets it, and at normal dose.
+
+    Attributes:
+        degraded: (2k + 1, H, W) HU, the slice between its k neighbours on either side; (H, W) is a slice
+            alone and becomes (1, H, W).
+        normal_dose: (H, W) HU.
+        noise_sd_hu: SD of the degraded slice's noise, for networks with a noise map.
+
+    Raises:
+        ValueError: the two do not fit together.
+    """
 
     degraded: npt.NDArray[np.int16 | np.float32]
     normal_dose: npt.NDArray[np.int16]
+    noise_sd_hu: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.degraded.ndim == 2:
+            object.__setattr__(self, "degraded", self.degraded[None])
+        slices, *grid = self.degraded.shape
+        if len(grid) != 2 or slices % 2 == 0 or tuple(grid) != self.normal_dose.shape:
+            raise ValueError(
+                f"a pair is (2k + 1, H, W) and (H, W), got {self.degraded.shape} and {self.normal_dose.shape}"
+            )
+
+    @property
+    def degraded_slice(self) -> npt.NDArray[np.int16 | np.float32]:
+        """(H, W) HU, the slice to restore without its neighbours."""
+        middle: npt.NDArray[np.int16 | np.float32] = self.degraded[len(self.degraded) // 2]
+        return middle
 
     @classmethod
     def from_normal_dose(
@@ -41,14 +69,14 @@ class RestorationPair:
         pixel_mm: float,
         generator: torch.Generator,
     ) -> RestorationPair:
-        """Degrade a slice on the CPU (and with its generator): the same wherever the training runs."""
+        """Degrade a slice (H, W) on the CPU (and with its generator): the same wherever the training runs."""
         image = torch.from_numpy(normal_dose.astype(np.float32))[None, None]
         made = degrade(image, degradation, pixel_mm=torch.tensor([pixel_mm]), generator=generator)
-        return cls(made.hu[0, 0].numpy(), normal_dose)
+        return cls(made.hu[0].numpy(), normal_dose)
 
 
 class Restoration:
-    """Mean squared error on the network scale between the restored and the normal-dose patch.
+    """Weighted sum of losses on the network scale between the restored and the normal-dose patch.
 
     The network adds its correction to its own input (RED-CNN's input skip), so this is residual learning.
     Validation is PSNR under the convention `redcnn`, against the normal dose, averaged over whole slices.
@@ -57,7 +85,11 @@ class Restoration:
     Args:
         scale: HU to network units.
         validation: whole slices of validation patients, always the same, already degraded.
+        losses: the terms; the mean squared error unless others are given.
         degradation: makes the input from the normal dose; without a step it is the stored low dose.
+
+    Raises:
+        ValueError: `losses` is empty.
     """
 
     product = "denoiser"
@@ -67,10 +99,14 @@ class Restoration:
         scale: HUScale,
         validation: Sequence[RestorationPair],
         *,
+        losses: Sequence[LossTerm] = (MSE,),
         degradation: Sequence[Degradation] = (),
     ) -> None:
+        if not losses:
+            raise ValueError("a restoration needs at least one loss")
         self._scale = scale
         self._validation = validation
+        self._losses = losses
         self._degradation = degradation
 
     def turns(
@@ -81,20 +117,57 @@ class Restoration:
         step: int,  # noqa: ARG002 (the contract of Objective)
         generator: torch.Generator,
     ) -> Iterator[Turn]:
-        """One turn for a batch of `low_dose` and `normal_dose` patches, (N, 1, P, P) HU.
+        """One turn; see `prepare` for the batch and `misfit` for the curves."""
+        network = networks[self.product]
+        image, target = self.prepare(network, batch, generator)
+        loss, logs = self.misfit(network(image), target)
+        yield Turn(self.product, loss, logs)
 
-        A degradation needs `pixel_mm` (N,) in place of the low dose.
+    def prepare(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """What the network is given for a batch, (N, C, P, P), and its target, (N, 1, P, P): network units.
+
+        Args:
+            network: the product.
+            batch: `low_dose` (N, 2k + 1, P, P) and `normal_dose` (N, 1, P, P) HU, and `noise_sd_hu` (N,) for
+                a network with a noise map. A degradation needs `pixel_mm` (N,) in place of the low dose.
+            generator: draws the degradation.
+
+        Raises:
+            ValueError: the batch does not fit the network, or the network needs more than a degradation can
+                give: neighbouring slices or a noise level.
         """
-        restored = networks[self.product](self._scale.to_network(self._degraded(batch, generator)))
-        target = self._scale.to_network(batch["normal_dose"])
-        yield Turn(self.product, mse_loss(restored.float(), target))
+        target = self._scale.to_network(batch["normal_dose"].float())
+        if not self._degradation:
+            low_dose, noise_sd_hu = batch["low_dose"], batch.get("noise_sd_hu")
+            return network_input(network, low_dose, self._scale, noise_sd_hu=noise_sd_hu), target
+        _check_sees_one_slice(network)
+        degraded = degrade(
+            batch["normal_dose"], self._degradation, pixel_mm=batch["pixel_mm"], generator=generator
+        )
+        return network_input(network, degraded.hu, self._scale, noise_sd_hu=None), target
+
+    def misfit(self, restored: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and `loss_<name>` of each term without its weight.
+
+        Args:
+            restored: (N, 1, P, P) in network units.
+            target: the same shape.
+        """
+        values = {term.name: term.function(restored, target) for term in self._losses}
+        weighted = [term.weight * values[term.name] for term in self._losses]
+        return torch.stack(weighted).sum(), {f"loss_{name}": value.detach() for name, value in values.items()}
 
     def validate(self, networks: Networks, *, bf16: bool) -> Score:
-        """PSNR of the restored slices; the details hold the input's own score and the gain."""
-        restored = [self._restore(networks, pair.degraded, bf16=bf16) for pair in self._validation]
-        value = _mean_psnr(restored, self._validation)
-        before = _mean_psnr([pair.degraded for pair in self._validation], self._validation)
-        details = {"input_psnr_db": before, "gain_db": value - before}
+        """PSNR of the restored slices; the details hold the input's own score, the gain, and SSIM of both."""
+        restored = [self._restore(networks, pair, bf16=bf16) for pair in self._validation]
+        value, similarity = _mean_scores(restored, self._validation)
+        before, similarity_before = self._scores_of_the_input
+        details = {
+            "input_psnr_db": before,
+            "gain_db": value - before,
+            "ssim": similarity,
+            "input_ssim": similarity_before,
+        }
         return Score("psnr_db", value, self._convention(), higher_is_better=True, details=details)
 
     def draw(self, networks: Networks, path: Path, *, bf16: bool) -> None:
@@ -102,37 +175,49 @@ class Restoration:
         name = "degraded" if self._degradation else "low dose"
         rows = []
         for pair in _spread(self._validation, PAIRS_DRAWN):
-            restored = self._restore(networks, pair.degraded, bf16=bf16)
+            restored = self._restore(networks, pair, bf16=bf16)
+            removed = pair.degraded_slice - restored
             rows.append(
                 [
-                    Panel(pair.degraded, ABDOMEN, name),
+                    Panel(pair.degraded_slice, ABDOMEN, name),
                     Panel(restored, ABDOMEN, "restored"),
                     Panel(pair.normal_dose, ABDOMEN, "normal dose"),
-                    Panel(pair.degraded - restored, DIFFERENCE, f"{name} − restored", diverging=True),
+                    Panel(removed, DIFFERENCE, f"{name} − restored", diverging=True),
                 ]
             )
         save_panels(path, rows)
 
-    def _degraded(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        if not self._degradation:
-            return batch["low_dose"]
-        normal_dose, pixel_mm = batch["normal_dose"], batch["pixel_mm"]
-        return degrade(normal_dose, self._degradation, pixel_mm=pixel_mm, generator=generator).hu
+    @cached_property
+    def _scores_of_the_input(self) -> tuple[float, float]:
+        return _mean_scores([pair.degraded_slice for pair in self._validation], self._validation)
 
     def _convention(self) -> str:
         if not self._degradation:
             return CONVENTION
         return f"{CONVENTION}, input: normal dose after {', '.join(map(repr, self._degradation))}"
 
-    def _restore(
-        self, networks: Networks, degraded: npt.NDArray[np.int16 | np.float32], *, bf16: bool
-    ) -> npt.NDArray[np.float32]:
+    def _restore(self, networks: Networks, pair: RestorationPair, *, bf16: bool) -> npt.NDArray[np.float32]:
         network = networks[self.product]
-        image = torch.from_numpy(degraded.astype(np.float32))[None, None].to(device_of(network))
-        restored: npt.NDArray[np.float32] = (
-            restore_hu(network, image, self._scale, bf16=bf16)[0, 0].cpu().numpy()
+        device = device_of(network)
+        image = torch.from_numpy(pair.degraded.astype(np.float32))[None].to(device)
+        level = None if pair.noise_sd_hu is None else torch.tensor([pair.noise_sd_hu], device=device)
+        restored = restore_hu(network, image, self._scale, noise_sd_hu=level, bf16=bf16)
+        values: npt.NDArray[np.float32] = restored[0, 0].cpu().numpy()
+        return values
+
+
+def _check_sees_one_slice(network: nn.Module) -> None:
+    """A degradation spoils patches of single slices, and how much noise is in the result it does not say."""
+    if neighbours := neighbours_of(network):
+        raise ValueError(
+            f"a degradation makes single slices and the network takes neighbours={neighbours}: "
+            "set neighbours to 0, or leave degradation out"
         )
-        return restored
+    if takes_noise_map(network):
+        raise ValueError(
+            "the noise level after a degradation is not known and the network takes a noise map: "
+            "set noise_map to false, or leave degradation out"
+        )
 
 
 def _spread(pairs: Sequence[RestorationPair], most: int) -> list[RestorationPair]:
@@ -141,13 +226,10 @@ def _spread(pairs: Sequence[RestorationPair], most: int) -> list[RestorationPair
     return [pairs[(2 * index + 1) * len(pairs) // (2 * count)] for index in range(count)]
 
 
-def _mean_psnr(images: Sequence[npt.NDArray[np.generic]], pairs: Sequence[RestorationPair]) -> float:
+def _mean_scores(images: Sequence[npt.NDArray[Any]], pairs: Sequence[RestorationPair]) -> tuple[float, float]:
+    """PSNR in dB and SSIM, averaged over the slices."""
     convention = CONVENTIONS[CONVENTION]
-    return float(
-        np.mean(
-            [
-                psnr(image.astype(np.float32), pair.normal_dose.astype(np.float32), convention)
-                for image, pair in zip(images, pairs, strict=True)
-            ]
-        )
-    )
+    both = [(image, pair.normal_dose) for image, pair in zip(images, pairs, strict=True)]
+    decibels = [psnr(image, normal_dose, convention) for image, normal_dose in both]
+    similarities = [ssim(image, normal_dose, convention) for image, normal_dose in both]
+    return float(np.mean(decibels)), float(np.mean(similarities))

@@ -26,7 +26,7 @@ def filtered_back_projection(sinograms: torch.Tensor, beam: Beam, *, kernel: Ker
         ValueError: sinograms that are not `(N, views, cells)`.
     """
     weighted = sinograms * beam.ray_weights().to(sinograms)
-    filtered = _convolved(weighted, _response(beam, kernel))
+    filtered = convolved(weighted, filter_response(beam, kernel))
     return back_project(filtered * (math.pi / beam.views), beam)
 
 
@@ -47,16 +47,16 @@ def propagate_variance(variances: torch.Tensor, beam: Beam, *, kernel: Kernel) -
     Raises:
         ValueError: variances that are not `(N, views, cells)`.
     """
-    response = _response(beam, kernel)
+    response = filter_response(beam, kernel)
     taps = torch.fft.irfft(response.double())
     between = (taps**2 + taps * taps.roll(-1) + taps.roll(-1) ** 2) / 3
     squared = (between + between.roll(1)) / 2
     weighted = variances * beam.ray_weights().to(variances) ** 2
-    filtered = _convolved(weighted, torch.fft.rfft(squared).real).clamp(min=0)
+    filtered = convolved(weighted, torch.fft.rfft(squared).real).clamp(min=0)
     return back_project(filtered * (math.pi / beam.views) ** 2, beam, weight_power=2)
 
 
-def _response(beam: Beam, kernel: Kernel) -> torch.Tensor:
+def filter_response(beam: Beam, kernel: Kernel) -> torch.Tensor:
     """Frequency response of the windowed ramp, `(padded / 2 + 1,)` float32, in 1/mm.
 
     The ramp comes from its samples in space, so that HU keep their offset.
@@ -70,7 +70,7 @@ def _response(beam: Beam, kernel: Kernel) -> torch.Tensor:
     return ramp.float() * kernel.gain(frequency_per_mm)
 
 
-def _convolved(sinograms: torch.Tensor, response: torch.Tensor) -> torch.Tensor:
+def convolved(sinograms: torch.Tensor, response: torch.Tensor) -> torch.Tensor:
     """Convolution along the cells, zero beyond the detector."""
     padded = 2 * (len(response) - 1)
     spectra = torch.fft.rfft(sinograms, n=padded, dim=-1) * response.to(sinograms)

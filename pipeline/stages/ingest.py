@@ -1,4 +1,4 @@
-"""Ingest: the pairs that a manifest lists, read, checked and stored in HU, with a picture per case."""
+"""Ingest: the cases that a manifest lists, read, checked and stored in HU, with a picture per case."""
 
 from __future__ import annotations
 
@@ -145,13 +145,14 @@ def _ingest(job: Job) -> Ingested | str:
         return str(bad)
     case = stored.case
     _save_picture(job.folder / "qc" / f"{case.case_id}.png", case, job.colours)
-    normal_dose, low_dose = (volume.astype(np.float32) for volume in (case.normal_dose(), case.low_dose()))
+    normal_dose = case.normal_dose().astype(np.float32)
+    low_dose = case.low_dose().astype(np.float32) if case.has_low_dose else None
     statistics = CaseStatistics(
         kernels=stored.kernels,
         slice_thickness_mm=stored.slice_thickness_mm,
         noise_sd_hu={
             "normal_dose": global_noise_sd_hu(normal_dose, normal_dose),
-            "low_dose": global_noise_sd_hu(normal_dose, low_dose),
+            "low_dose": None if low_dose is None else global_noise_sd_hu(normal_dose, low_dose),
         },
         hu_counts=count_hu(case.normal_dose()),
     )
@@ -167,17 +168,19 @@ def _write_summary(folder: Path, cases: Sequence[Ingested]) -> None:
 
 
 def _save_picture(path: Path, case: Case, colours: Mapping[int, tuple[int, int, int]]) -> None:
-    """The middle slice: normal dose, low dose, their difference, and the mask where there is one."""
+    """The middle slice: normal dose; low dose and their difference; the mask; as far as there are any."""
     middle = case.shape[0] // 2
     window = display_window(case.anatomy)
-    normal_dose, low_dose = case.normal_dose()[middle], case.low_dose()[middle]
-    difference = low_dose.astype(np.float32) - normal_dose
-    limit = max(10.0, float(np.percentile(np.abs(difference), 99)))
-    panels = [
-        Panel(normal_dose, window, "normal dose"),
-        Panel(low_dose, window, f"low dose ({case.dose_fraction:.0%})"),
-        Panel(difference, HUWindow(-limit, limit), "low - normal dose", diverging=True),
-    ]
+    normal_dose = case.normal_dose()[middle]
+    panels = [Panel(normal_dose, window, "normal dose")]
+    if case.has_low_dose:
+        low_dose = case.low_dose()[middle]
+        difference = low_dose.astype(np.float32) - normal_dose
+        limit = max(10.0, float(np.percentile(np.abs(difference), 99)))
+        panels += [
+            Panel(low_dose, window, f"low dose ({case.dose_fraction:.0%})"),
+            Panel(difference, HUWindow(-limit, limit), "low - normal dose", diverging=True),
+        ]
     if case.has_mask:
         labels = case.mask()[middle]
         panels.append(Panel(normal_dose, window, "mask", labels=labels, colours=colours))

@@ -4,96 +4,163 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
 import pipeline
 from pipeline.bundle import Bundle, save_bundle
 from pipeline.config.layout import EXPERIMENT, Layout
-from pipeline.config.train import load_train_settings
+from pipeline.config.train import TrainSettings, load_train_settings
 from pipeline.data import data_digest
-from pipeline.engine import Hardware, Progress, ResumeStore, choose_hardware, train, write_curves
+from pipeline.engine import (
+    Hardware,
+    Outcome,
+    Progress,
+    ResumeStore,
+    Team,
+    choose_hardware,
+    join_team,
+    train,
+    write_curves,
+)
 from pipeline.manifest import digest_of, file_sha256
 from pipeline.objectives import Score
-from pipeline.stages.families import build_plan, build_training
-from pipeline.tracking import project_root, register_bundle, start_run, write_run_json
+from pipeline.stages.families import Training, build_plan, build_training
+from pipeline.tracking import Run, project_root, register_bundle, start_run, write_run_json
 
-RUN_FILE = "run.json"
-LAST_FILE = "last.safetensors"
-ROOMS = ("data", "degradations", "engine", "losses", "metrics", "models", "objectives", "transforms")
-CODE = ("hu.py", "stages/families.py", *(f"{room}/*.py" for room in ROOMS))
+RUN_FILE: Final = "run.json"
+LAST_FILE: Final = "last.safetensors"
+ROOMS: Final = (
+    "data",
+    "degradations",
+    "dose",
+    "engine",
+    "losses",
+    "metrics",
+    "models",
+    "objectives",
+    "projector",
+    "transforms",
+)
+CODE: Final = ("hu.py", "stages/families/**/*.py", *(f"{room}/*.py" for room in ROOMS))
 """What decides the weights: a resume state of other code is not continued."""
 
 
 def run(name: str, preset: str) -> None:
     """Train the model `name` of a preset, or continue a training of it that was killed.
 
+    Started by torchrun or srun, each process takes its share of every batch, and the first one writes.
+
     Raises:
         ConfigError: the settings cannot be used.
         DataError: the ingested cases cannot be used.
         DivergenceError: the training diverged.
+        PipelineError: out of memory, or another process of the team is gone.
     """
     layout = Layout(preset)
     config = layout.config(name)
     settings = load_train_settings(config)
-    training = build_training(settings, layout.cases)
-    hardware = choose_hardware(settings.precision)
-    digest = data_digest(layout.cases)
-    key = _resume_key(config, digest, hardware)
-    store = ResumeStore(project_root() / ".ldct" / "resume" / f"{preset}-{name}-{key[:16]}", key)
-    with start_run(
+    with join_team() as team:
+        hardware = choose_hardware(settings.precision, team)
+        training = build_training(settings, layout.cases, device=hardware.device)
+        digest = data_digest(layout.cases)
+        key = _resume_key(config, digest, training, hardware, parts=team.size * settings.accumulate)
+        store = ResumeStore(project_root() / ".ldct" / "resume" / f"{preset}-{name}-{key[:16]}", key)
+        with _run_of(team, layout, name, config, digest, store) as tracked:
+            if team.leads:
+                store.folder.mkdir(parents=True, exist_ok=True)
+                write_run_json(tracked, store.folder / RUN_FILE)
+                tracked.log_params(settings.model_dump())
+            outcome = _train(name, settings, training, hardware, store, tracked, team)
+            if team.leads:
+                bundle = replace(
+                    training.bundle,
+                    name=name,
+                    precision="bf16" if hardware.bf16 else "fp32",
+                    config_digest=file_sha256(config),
+                    data_digest=digest,
+                )
+                _write(layout, name, bundle, training, outcome, tracked, bf16=hardware.bf16)
+    if team.leads:
+        store.remove()
+
+
+def _run_of(
+    team: Team, layout: Layout, name: str, config: Path, digest: str, store: ResumeStore
+) -> AbstractContextManager[Run]:
+    """The leader's run; the others track nothing."""
+    if not team.leads:
+        return nullcontext(Run())
+    return start_run(
         experiment=EXPERIMENT,
-        name=f"{preset}-{name}",
+        name=f"{layout.preset}-{name}",
         stage=f"train@{name}",
         config=config,
         data_digest=digest,
         resume_run_id=_interrupted_run(store),
-    ) as tracked:
-        store.folder.mkdir(parents=True, exist_ok=True)
-        write_run_json(tracked, store.folder / RUN_FILE)
-        tracked.log_params(settings.model_dump())
-        outcome = train(
-            training.objective,
-            training.networks,
-            training.samples,
-            build_plan(name, settings, training.objective.product),
-            hardware=hardware,
-            store=store,
-            log=tracked,
-            progress=Progress(name),
-        )
-        bundle = replace(
-            training.bundle,
-            name=name,
-            precision="bf16" if hardware.bf16 else "fp32",
-            config_digest=file_sha256(config),
-            data_digest=digest,
-        )
-        folder = layout.model(name)
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in (layout.bundle(name), folder / LAST_FILE):
-            old.unlink(missing_ok=True)  # if this is killed below, no old weights stand beside the new run
-        write_run_json(tracked, folder / RUN_FILE, training=bundle.training)
-        write_curves(folder / "curves.csv", outcome.rows)
-        training.objective.draw(outcome.networks, folder / "samples.png", bf16=hardware.bf16)
-        _save(folder / LAST_FILE, bundle, outcome.last_score, outcome.last_tensors)
-        best = _save(layout.bundle(name), bundle, outcome.best_score, outcome.best_tensors)
-        tracked.log_artifact(folder / "curves.csv")
-        tracked.log_artifact(folder / "samples.png")
-        register_bundle(
-            tracked,
-            layout.bundle(name),
-            kind=_registered_kind(best),
-            model_hash=best.model_hash,
-            score=outcome.best_score.value,
-            higher_is_better=outcome.best_score.higher_is_better,
-            convention=f"{outcome.best_score.metric}/{outcome.best_score.convention}",
-            data_digest=digest,
-        )
-    store.remove()
+    )
+
+
+def _train(
+    name: str,
+    settings: TrainSettings,
+    training: Training,
+    hardware: Hardware,
+    store: ResumeStore,
+    tracked: Run,
+    team: Team,
+) -> Outcome:
+    return train(
+        training.objective,
+        training.networks,
+        training.batches,
+        build_plan(name, settings, training.objective.product),
+        hardware=hardware,
+        store=store,
+        log=tracked,
+        progress=Progress(name, None if team.leads else Console(quiet=True)),
+        team=team,
+    )
+
+
+def _write(
+    layout: Layout,
+    name: str,
+    bundle: Bundle,
+    training: Training,
+    outcome: Outcome,
+    tracked: Run,
+    *,
+    bf16: bool,
+) -> None:
+    """Write and register the weights with what they came from."""
+    folder = layout.model(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in (layout.bundle(name), folder / LAST_FILE):
+        old.unlink(missing_ok=True)  # if this is killed below, no old weights stand beside the new run
+    write_run_json(tracked, folder / RUN_FILE, training=bundle.training)
+    write_curves(folder / "curves.csv", outcome.rows)
+    training.objective.draw(outcome.networks, folder / "samples.png", bf16=bf16)
+    _save(folder / LAST_FILE, bundle, outcome.last_score, outcome.last_tensors)
+    best = _save(layout.bundle(name), bundle, outcome.best_score, outcome.best_tensors)
+    tracked.log_artifact(folder / "curves.csv")
+    tracked.log_artifact(folder / "samples.png")
+    register_bundle(
+        tracked,
+        layout.bundle(name),
+        kind=_registered_kind(best),
+        model_hash=best.model_hash,
+        score=outcome.best_score.value,
+        higher_is_better=outcome.best_score.higher_is_better,
+        convention=f"{outcome.best_score.metric}/{outcome.best_score.convention}",
+        data_digest=bundle.data_digest,
+    )
 
 
 def _save(path: Path, blank: Bundle, score: Score, tensors: Mapping[str, Tensor]) -> Bundle:
@@ -117,15 +184,19 @@ def _interrupted_run(store: ResumeStore) -> str | None:
     return run_id
 
 
-def _resume_key(config: Path, digest: str, hardware: Hardware) -> str:
-    """Digest of everything that decides the weights."""
+def _resume_key(config: Path, digest: str, training: Training, hardware: Hardware, *, parts: int) -> str:
+    """Digest of everything that decides the weights; a batch may come in the same parts to another team."""
     package = Path(pipeline.__file__).parent
     files = [file for part in CODE for file in package.glob(part)]
+    device = hardware.device
+    processor = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}"
+    arithmetic = f"bf16 {hardware.bf16}, compile {hardware.compile}, {torch.get_num_threads()} threads"
     return digest_of(
         {
             "config": file_sha256(config),
             "data": digest,
+            "training": digest_of(dict(training.bundle.training)),  # e.g. the encoder of a feature loss
             "code": digest_of({str(file.relative_to(package)): file_sha256(file) for file in files}),
-            "machine": f"torch {torch.__version__}, {hardware}, {torch.get_num_threads()} threads",
+            "machine": f"torch {torch.__version__}, {processor}, {arithmetic}, {parts} parts",
         }
     )

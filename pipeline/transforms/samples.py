@@ -10,7 +10,7 @@ import torch
 from monai.transforms.compose import Compose
 from monai.transforms.croppad.dictionary import RandSpatialCropd, SpatialPadd
 from monai.transforms.intensity.dictionary import RandGaussianNoised, RandScaleIntensityd, RandShiftIntensityd
-from monai.transforms.spatial.dictionary import RandAffined, RandFlipd, RandRotate90d
+from monai.transforms.spatial.dictionary import RandAffined
 from monai.transforms.transform import Randomizable
 from monai.transforms.utility.dictionary import EnsureTyped
 from torch import Tensor
@@ -36,20 +36,6 @@ def seeded(transform: Compose, sample: Mapping[str, Any], *, seed: int, index: i
 def plain_tensor(value: Tensor) -> Tensor:
     """The tensor without MONAI's metadata."""
     return value.as_tensor() if hasattr(value, "as_tensor") else value
-
-
-def paired_patches(patch_size: int) -> Compose:
-    """`low_dose` and `normal_dose`, (1, H, W) int16 HU: the same patch of both, flipped and rotated alike."""
-    keys = ("low_dose", "normal_dose")
-    return Compose(
-        [
-            RandSpatialCropd(keys, (patch_size, patch_size), random_size=False),
-            RandFlipd(keys, prob=0.5, spatial_axis=0),
-            RandFlipd(keys, prob=0.5, spatial_axis=1),
-            RandRotate90d(keys, prob=0.75, max_k=3),
-            EnsureTyped(keys, dtype=torch.float32, track_meta=False),
-        ]
-    )
 
 
 def labelled_slices(

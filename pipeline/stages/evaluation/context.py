@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 from pipeline.bundle import Bundle
 from pipeline.config.evaluate import EvaluateSettings
 from pipeline.data import Case
+from pipeline.data.noise_levels import low_dose_noise_sd_hu
 from pipeline.data.patches import spread_slices
-from pipeline.models.apply import restore_hu
-from pipeline.models.precision import device_of, preferred_device, preferred_precision
+from pipeline.errors import DataError
+from pipeline.models.apply import neighbours_of, restore_hu, takes_noise_map, with_neighbours
+from pipeline.models.precision import device_of, ieee_float32, preferred_device, preferred_precision
 
 Item = TypeVar("Item")
 Metrics = dict[str, Any]
@@ -69,19 +72,51 @@ def ready(bundle: Bundle) -> nn.Module:
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def restore_with(bundle: Bundle) -> Callable[[Slice], Slice]:
-    """From a low-dose slice (H, W) HU to the denoiser's output.
+def with_low_dose(cases: Sequence[Case], role: str) -> tuple[Case, ...]:
+    """The cases that have a low dose; a line on standard error says how many have not.
+
+    Raises:
+        DataError: none has.
+    """
+    chosen = tuple(case for case in cases if case.has_low_dose)
+    if not chosen:
+        raise DataError(
+            f"no {role} case has a low dose, and without one no denoiser can be scored; "
+            "name pairs in the manifest and run `ldct ingest` again"
+        )
+    if left_out := len(cases) - len(chosen):
+        Console(stderr=True).print(
+            f"{left_out} of {len(cases)} {role} cases left out: no low dose", highlight=False, soft_wrap=True
+        )
+    return chosen
+
+
+def restore_with(bundle: Bundle) -> Callable[[Case, int], Slice]:
+    """From a case and the number of a slice to what the denoiser makes of its low dose, (H, W) HU.
+
+    A network with neighbours sees those of the case, one with a noise map is told the noise of the case's low
+    dose, measured once. The function raises a DataError for a case in which it cannot be.
 
     Raises:
         ValueError: the bundle is not a denoiser's.
     """
     model, scale = ready(bundle), bundle.scale
-    bf16 = runs_in_bf16(bundle, model)
+    device, bf16, neighbours = device_of(model), runs_in_bf16(bundle, model), neighbours_of(model)
     if scale is None:
         raise ValueError(f"a denoiser is needed, got a bundle of kind {bundle.kind}")
 
-    def restore(image_hu: Slice) -> Slice:
-        restored = restore_hu(model, to_device(image_hu[None], model), scale, bf16=bf16)
+    @cache
+    def noise_sd_hu(case: Case) -> Tensor | None:
+        if not takes_noise_map(model):
+            return None
+        return torch.tensor([low_dose_noise_sd_hu(case)], device=device)
+
+    @ieee_float32()
+    def restore(case: Case, index: int) -> Slice:
+        first = max(0, index - neighbours)
+        seen_hu = np.asarray(case.low_dose()[first : index + neighbours + 1], np.float32)
+        image = with_neighbours(torch.from_numpy(seen_hu), neighbours)[index - first].unsqueeze(0)
+        restored = restore_hu(model, image.to(device), scale, noise_sd_hu=noise_sd_hu(case), bf16=bf16)
         return np.asarray(restored[0, 0].cpu())
 
     return restore

@@ -20,7 +20,7 @@ from pipeline.hu import HUWindow
 from pipeline.losses import gaussian_reconstruction, kl_divergence, kl_per_dimension
 from pipeline.metrics import detail, rbf_mmd
 from pipeline.models import ConvVAE, DCGANGenerator
-from pipeline.models.precision import device_of
+from pipeline.models.precision import device_of, ieee_float32
 from pipeline.models.vae import reparameterise
 from pipeline.stages.evaluation.context import Context, Metrics, progress, ready
 
@@ -35,6 +35,7 @@ SPACE: Final = (
 )
 
 
+@ieee_float32()
 @torch.no_grad()
 def evaluate_vae(bundle: Bundle, context: Context) -> Metrics:
     """Bound and its terms on the test slices, active latent dimensions, and the distance of prior samples.
@@ -68,6 +69,7 @@ def evaluate_vae(bundle: Bundle, context: Context) -> Metrics:
     }
 
 
+@ieee_float32()
 @torch.no_grad()
 def evaluate_gan(bundle: Bundle, context: Context) -> Metrics:
     """Distance between samples and test slices, with the distance between real slices as its floor.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -38,6 +40,7 @@ from pipeline.stages.evaluation.context import (
     one_per_anatomy,
     progress,
     restore_with,
+    with_low_dose,
 )
 
 INPUT: Final = "input"
@@ -53,10 +56,17 @@ ZOOM_PIXELS: Final = 192
 def evaluate_restoration(bundle: Bundle, context: Context) -> Metrics:
     """Score a denoiser on the test cases; tables and pictures go to the context's folder.
 
+    Cases without a low dose are left out.
+
     Raises:
-        DataError: a case's dose fraction and kind of noise do not fit each other.
+        DataError: no case has a low dose, or a case's dose fraction and kind of noise do not fit each other.
     """
     settings = context.settings.restoration
+    context = replace(
+        context,
+        test=with_low_dose(context.test, "test"),
+        validation=with_low_dose(context.validation, "validation"),
+    )
     limits = _limits(context.test)
     conventions = [convention(name) for name in settings.conventions]
     amounts = tune_baselines(context.validation, settings, conventions[0])
@@ -65,7 +75,7 @@ def evaluate_restoration(bundle: Bundle, context: Context) -> Metrics:
     shown = one_per_anatomy(slices)
     scores, tissue, pictures = [], [], {}
     for case, index in progress(slices, "scoring slices"):
-        outputs = {name: restore(_hu(case.low_dose(), index)) for name, restore in methods.items()}
+        outputs = {name: restore(case, index) for name, restore in methods.items()}
         scores += _score_rows(case, index, outputs, conventions)
         tissue += _tissue_rows(case, index, outputs)
         if (case, index) in shown:
@@ -100,7 +110,7 @@ def tune_baselines(
         (name, value): np.mean(
             [
                 psnr(
-                    BASELINES[name](_hu(case.low_dose(), index), value),
+                    _baseline(name, value, case, index),
                     _hu(case.normal_dose(), index),
                     chosen,
                     anatomy=case.anatomy,
@@ -143,15 +153,16 @@ def verdict(scores: Mapping[str, Mapping[str, float]], convention_name: str) -> 
     return f"gains {gain:.2f} dB over its input (PSNR, {convention_name}) {rank}"
 
 
-def _methods(bundle: Bundle, amounts: Mapping[str, float]) -> dict[str, Callable[[Slice], Slice]]:
-    """Input, network and tuned baselines, all from a low-dose slice to a slice."""
-    methods: dict[str, Callable[[Slice], Slice]] = {
-        INPUT: lambda image: image,
-        RESTORED: restore_with(bundle),
-    }
+def _methods(bundle: Bundle, amounts: Mapping[str, float]) -> dict[str, Callable[[Case, int], Slice]]:
+    """Input, network and tuned baselines, all from a case and the number of a slice to a slice."""
+    methods = {INPUT: _low_dose, RESTORED: restore_with(bundle)}
     for name, amount in amounts.items():
-        methods[name] = lambda image, denoise=BASELINES[name], amount=amount: denoise(image, amount)  # type: ignore[misc]
+        methods[name] = partial(_baseline, name, amount)
     return methods
+
+
+def _baseline(name: str, amount: float, case: Case, index: int) -> Slice:
+    return BASELINES[name](_low_dose(case, index), amount)
 
 
 def _references(case: Case, index: int) -> dict[str, Slice]:
@@ -302,6 +313,10 @@ def _draw(pictures: Mapping[tuple[Case, int], Mapping[str, Slice]], context: Con
 def _centre(image: Slice) -> Slice:
     top, left = (max(0, (side - ZOOM_PIXELS) // 2) for side in image.shape)
     return image[top : top + ZOOM_PIXELS, left : left + ZOOM_PIXELS]
+
+
+def _low_dose(case: Case, index: int) -> Slice:
+    return _hu(case.low_dose(), index)
 
 
 def _hu(volume: npt.NDArray[np.int16], index: int) -> Slice:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.figures import Panel, save_panels
 from pipeline.hu import display_window
 from pipeline.metrics import dice, summarise
 from pipeline.models.apply import class_logits
+from pipeline.models.precision import ieee_float32
 from pipeline.stages.evaluation.context import (
     Context,
     Metrics,
@@ -28,6 +30,7 @@ from pipeline.stages.evaluation.context import (
     restore_with,
     runs_in_bf16,
     to_device,
+    with_low_dose,
 )
 
 Image = npt.NDArray[Any]
@@ -52,13 +55,17 @@ def evaluate_segmentation(bundle: Bundle, labels: LabelTable, context: Context) 
 
 
 def evaluate_task(segmenter: Bundle, denoiser: Bundle, labels: LabelTable, context: Context) -> Metrics:
-    """Dice per organ on normal-dose, low-dose and restored slices; see `evaluate_segmentation`."""
-    restore = restore_with(denoiser)
+    """Dice per organ on normal-dose, low-dose and restored slices of the test cases that have a low dose.
+
+    Raises:
+        DataError: no test case has a low dose, or none of these a mask.
+    """
     images: dict[str, Images] = {
         "normal_dose": _normal_dose,
         "low_dose": _low_dose,
-        "restored": lambda case, index: restore(_low_dose(case, index)),
+        "restored": restore_with(denoiser),
     }
+    context = replace(context, test=with_low_dose(context.test, "test"))
     return _evaluate(segmenter, labels, images, context)
 
 
@@ -96,6 +103,7 @@ def _segment_with(bundle: Bundle) -> Callable[[Image, Case], Labels]:
     model, window = ready(bundle), bundle.window
     bf16 = runs_in_bf16(bundle, model)
 
+    @ieee_float32()
     def segment(image_hu: Image, case: Case) -> Labels:
         _, row_mm, column_mm = case.spacing_mm
         logits = class_logits(

@@ -1,0 +1,111 @@
+"""The parts of each batch that one process trains on, brought to its device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pipeline.data.batches import Batches, Part
+from pipeline.engine.pace import Pace
+from pipeline.engine.plan import Plan
+from pipeline.engine.team import Team
+from pipeline.errors import ConfigError
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LoadedPart:
+    """A part of a batch on the device, and the source of all random numbers of its step."""
+
+    batch: Batch
+    generator: torch.Generator
+
+
+class Feed:
+    """This process's parts, step after step.
+
+    A step's batch is cut into `team.size * plan.accumulate` equal parts; each process takes a contiguous run
+    of them. Nothing here waits for the device: while it works on one step, the next one is prepared.
+
+    Args:
+        batches: of the run.
+        plan: the training.
+        team: who shares the batches.
+        device: where the parts go.
+        first_step: where to begin.
+        pace: learns how long the data took.
+
+    Raises:
+        ConfigError: the batch cannot be cut into equal parts.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        plan: Plan,
+        *,
+        team: Team,
+        device: torch.device,
+        first_step: int,
+        pace: Pace,
+    ) -> None:
+        count = team.size * plan.accumulate
+        if plan.batch_size % count:
+            raise ConfigError(
+                f"{plan.name}: batch_size {plan.batch_size} cannot be cut into {count} equal parts "
+                f"({team.size} processes, accumulate {plan.accumulate})"
+            )
+        if batches.batch_size != plan.batch_size:
+            raise ValueError(f"batches of {batches.batch_size} for a plan of {plan.batch_size}")
+        self._batches = batches
+        self._plan = plan
+        self._device = device
+        self._pace = pace
+        own = range(team.rank * plan.accumulate, (team.rank + 1) * plan.accumulate)
+        self._parts = _Parts(range(first_step, plan.steps), own, count)
+
+    def __iter__(self) -> Iterator[list[LoadedPart]]:
+        """The parts of one step after the other."""
+        cuda = self._device.type == "cuda"
+        loader: DataLoader[Batch] = DataLoader(
+            cast(Dataset[Batch], self._batches),
+            batch_size=None,
+            sampler=self._parts,
+            num_workers=self._plan.workers,
+            pin_memory=cuda,
+            generator=torch.Generator(),  # or it would draw from the caller's
+        )
+        source = iter(loader)
+        for step in self._parts.steps:
+            with self._pace.waiting():
+                parts = [self._load(next(source), step, index) for index in self._parts.own]
+            yield parts
+
+    def _load(self, batch: Batch, step: int, index: int) -> LoadedPart:
+        generator = torch.Generator(self._device)
+        generator.manual_seed(part_seed(self._plan.seed, Part(step, index, self._parts.count)))
+        moved = {name: value.to(self._device, non_blocking=True) for name, value in batch.items()}
+        return LoadedPart(self._batches.on_device(moved, generator=generator), generator)
+
+
+class _Parts(Sampler[Part]):
+    """The parts of one process in order."""
+
+    def __init__(self, steps: range, own: range, count: int) -> None:
+        self.steps, self.own, self.count = steps, own, count
+
+    def __iter__(self) -> Iterator[Part]:
+        return (Part(step, index, self.count) for step in self.steps for index in self.own)
+
+
+def part_seed(seed: int, part: Part) -> int:
+    """Seed of one part's random numbers; neighbouring steps and parts share nothing."""
+    entropy = [seed, part.step] if part.count == 1 else [seed, part.step, part.index]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))

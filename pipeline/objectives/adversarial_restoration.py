@@ -1,0 +1,254 @@
+"""Restoration against a discriminator, which compares what is restored with the normal dose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.losses import (
+    discriminator_loss,
+    gradient_penalty,
+    nonsaturating_generator_loss,
+    r1_penalty,
+    wasserstein_critic_loss,
+    wasserstein_generator_loss,
+)
+from pipeline.models.apply import neighbours_of
+from pipeline.models.inputs import slice_to_restore
+from pipeline.objectives.adversarial import DISCRIMINATOR
+from pipeline.objectives.base import Batch, Networks, Score, Turn
+from pipeline.objectives.restoration import Restoration
+
+Judge = Callable[[Tensor], Tensor]
+"""Candidates (N, 1, P, P) in network units → logits (N, 1, h, w), for given low doses."""
+
+
+class Game(Protocol):
+    """Who wins what when a discriminator compares restored with normal-dose patches."""
+
+    @property
+    def critic_steps(self) -> int:
+        """Turns of the discriminator for each turn of the denoiser."""
+
+    def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """What the discriminator minimises, but for its penalty."""
+
+    def penalty(
+        self, judge: Judge, normal_dose: Tensor, restored: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """The price of the discriminator's slope with regard to its candidate, weighted."""
+
+    def denoiser_loss(self, fake_logits: Tensor) -> Tensor:
+        """What the denoiser minimises."""
+
+
+@dataclass(frozen=True)
+class NonSaturating:
+    """Goodfellow et al. 2014, arXiv:1406.2661, with R1 (Mescheder et al. 2018, arXiv:1801.04406).
+
+    Attributes:
+        r1_gamma: γ; the penalty is γ/2 times the squared slope at real pairs.
+
+    Raises:
+        ValueError: `r1_gamma` is negative.
+    """
+
+    r1_gamma: float
+    critic_steps: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if not self.r1_gamma >= 0:
+            raise ValueError(f"r1_gamma must be 0 or more, got {self.r1_gamma}")
+
+    def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """Cross-entropy of real and restored."""
+        return discriminator_loss(real_logits, fake_logits)
+
+    def penalty(
+        self,
+        judge: Judge,
+        normal_dose: Tensor,
+        restored: Tensor,  # noqa: ARG002 (the contract of Game)
+        generator: torch.Generator,  # noqa: ARG002
+    ) -> Tensor:
+        """γ/2 of the squared slope at real pairs."""
+        candidate = normal_dose.detach().clone().requires_grad_()
+        return self.r1_gamma / 2 * r1_penalty(judge(candidate), candidate)
+
+    def denoiser_loss(self, fake_logits: Tensor) -> Tensor:
+        """−log D."""
+        return nonsaturating_generator_loss(fake_logits)
+
+
+@dataclass(frozen=True)
+class Wasserstein:
+    """WGAN-GP: Gulrajani et al. 2017, arXiv:1704.00028.
+
+    Attributes:
+        penalty_weight: λ of the gradient penalty.
+        critic_steps: turns of the critic for each turn of the denoiser, on the same patches.
+
+    Raises:
+        ValueError: one of them is not positive.
+    """
+
+    penalty_weight: float
+    critic_steps: int
+
+    def __post_init__(self) -> None:
+        if not (self.penalty_weight > 0 and self.critic_steps > 0):
+            raise ValueError(
+                "penalty_weight and critic_steps must be positive, got "
+                f"{self.penalty_weight} and {self.critic_steps}"
+            )
+
+    def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """Minus the estimated distance."""
+        return wasserstein_critic_loss(real_logits, fake_logits)
+
+    def penalty(
+        self, judge: Judge, normal_dose: Tensor, restored: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """λ times the squared distance of the slope from 1, between real and restored."""
+        return self.penalty_weight * gradient_penalty(judge, normal_dose, restored, generator)
+
+    def denoiser_loss(self, fake_logits: Tensor) -> Tensor:
+        """−D."""
+        return wasserstein_generator_loss(fake_logits)
+
+
+class AdversarialRestoration:
+    """A supervised restoration whose result must also pass for a normal dose of its low dose.
+
+    The discriminator sees the low dose and a candidate, in network units: the normal dose or what was
+    restored. Up to `start_step` there is only the supervised turn. From then on the discriminator takes its
+    turn or turns, then the denoiser, whose loss is the supervised one plus `weight` times the game's; the
+    weight rises linearly from 0 over `ramp_steps`.
+
+    Expect a lower PSNR than without: the mean of all plausible normal doses has the best PSNR and the noise
+    of none of them. Weights are still chosen by the restoration's own validation.
+
+    Args:
+        restoration: losses, input and validation.
+        game: which adversarial losses.
+        weight: of the game's loss in the denoiser's, after the ramp.
+        start_step: supervised steps before.
+        ramp_steps: steps from weight 0 to `weight`.
+
+    Raises:
+        ValueError: `weight` is not positive, or a number of steps is negative.
+    """
+
+    product = Restoration.product
+
+    def __init__(
+        self, restoration: Restoration, *, game: Game, weight: float, start_step: int, ramp_steps: int
+    ) -> None:
+        if not weight > 0 or start_step < 0 or ramp_steps < 0:
+            raise ValueError(
+                "weight must be positive, start_step and ramp_steps 0 or more, got "
+                f"{weight}, {start_step} and {ramp_steps}"
+            )
+        self._restoration = restoration
+        self._game = game
+        self._weight = weight
+        self._start_step = start_step
+        self._ramp_steps = ramp_steps
+
+    def weight_at(self, step: int) -> float:
+        """Weight of the game's loss after `step` steps."""
+        if step < self._start_step:
+            return 0.0
+        ramp = (step - self._start_step) / self._ramp_steps if self._ramp_steps else 1.0
+        return self._weight * min(1.0, ramp)
+
+    def turns(
+        self, networks: Networks, batch: Batch, *, step: int, generator: torch.Generator
+    ) -> Iterator[Turn]:
+        """The discriminator's turns, then the denoiser's; how many depends on `step` alone.
+
+        Batches are those of the `Restoration`. The denoiser runs once more for its own turn instead of
+        keeping its activations through the discriminator's: accumulating over parts of a batch, whose turns
+        come in lockstep, would otherwise save no memory.
+        """
+        network, discriminator = networks[self.product], networks[DISCRIMINATOR]
+        image, target = self._restoration.prepare(network, batch, generator)
+        playing = step >= self._start_step
+        low_dose = slice_to_restore(image, neighbours_of(network))
+        if playing:
+            with torch.no_grad():
+                fake = network(image).float()
+            for _ in range(self._game.critic_steps):
+                yield self._discriminator_turn(discriminator, low_dose, target, fake, generator)
+        restored = network(image)
+        loss, logs = self._restoration.misfit(restored, target)
+        if playing:
+            with _frozen(discriminator):
+                fooled = self._game.denoiser_loss(discriminator(_side_by_side(low_dose, restored.float())))
+            loss = loss + self.weight_at(step) * fooled
+            logs["loss_adversarial"] = fooled.detach()
+        yield Turn(self.product, loss, logs)
+
+    def validate(self, networks: Networks, *, bf16: bool) -> Score:
+        """The restoration's score."""
+        return self._restoration.validate(networks, bf16=bf16)
+
+    def draw(self, networks: Networks, path: Path, *, bf16: bool) -> None:
+        """The restoration's picture."""
+        self._restoration.draw(networks, path, bf16=bf16)
+
+    def _discriminator_turn(
+        self,
+        discriminator: nn.Module,
+        low_dose: Tensor,
+        normal_dose: Tensor,
+        restored: Tensor,
+        generator: torch.Generator,
+    ) -> Turn:
+        pairs = torch.cat([_side_by_side(low_dose, normal_dose), _side_by_side(low_dose, restored)])
+        real_logits, fake_logits = discriminator(pairs).float().chunk(2)
+        exact = _unwrapped(discriminator)
+        with torch.autocast(low_dose.device.type, enabled=False):
+            penalty = self._game.penalty(
+                lambda candidate: exact(_side_by_side(low_dose, candidate)), normal_dose, restored, generator
+            )
+        loss = self._game.discriminator_loss(real_logits, fake_logits) + penalty
+        return Turn(DISCRIMINATOR, loss, _watched(real_logits, fake_logits) | {"penalty": penalty.detach()})
+
+
+def _side_by_side(low_dose: Tensor, candidate: Tensor) -> Tensor:
+    return torch.cat([low_dose, candidate], dim=1)
+
+
+def _watched(real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
+    """How often, and by how much, the normal dose has the higher logit of two candidates for a low dose.
+
+    (A comparison and not a threshold: a Wasserstein critic has no zero.)
+    """
+    gap = real_logits.detach() - fake_logits.detach()
+    return {"discriminator_accuracy": (gap > 0).float().mean(), "logit_gap": gap.mean()}
+
+
+def _unwrapped(network: nn.Module) -> nn.Module:
+    """The network itself where a wrapper, such as the engine's, sets the precision of its `forward`."""
+    inner = getattr(network, "module", None)
+    return inner if isinstance(inner, nn.Module) else network
+
+
+@contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    """Leave the weights out of the graphs made in this block: the backward pass gives them no gradient."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad = False
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad = True

@@ -1,0 +1,177 @@
+"""Settings and cases to a denoiser, its batches, its objective and its blank bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.config.restoration import Game, NonSaturatingGame, RestorationSettings
+from pipeline.data import Case
+from pipeline.data.batches import Batches
+from pipeline.data.low_dose_batches import LowDoseBatches
+from pipeline.data.patch_batches import PatchBatches
+from pipeline.degradations import Degradation, build_degradations
+from pipeline.hu import HUScale
+from pipeline.losses import LossTerm, build_loss_terms
+from pipeline.models import build_model
+from pipeline.models.apply import neighbours_of, takes_noise_map
+from pipeline.models.discriminator import patch_discriminator
+from pipeline.objectives import (
+    DISCRIMINATOR,
+    AdversarialRestoration,
+    NonSaturating,
+    Objective,
+    Restoration,
+    RestorationPair,
+    Wasserstein,
+)
+from pipeline.stages.families.bundles import Training, blank_bundle
+from pipeline.stages.families.restoration.checks import check_low_dose, check_network, check_patch_size
+from pipeline.stages.families.restoration.described import DescribedInput
+from pipeline.stages.families.restoration.encoders import load_encoders
+from pipeline.stages.families.restoration.validation import (
+    degraded_pairs,
+    made_in_words,
+    made_pairs,
+    stored_pairs,
+)
+
+
+def build_restoration(
+    settings: RestorationSettings,
+    training: Sequence[Case],
+    validation: Sequence[Case],
+    fingerprint: Mapping[str, Any],
+    *,
+    device: torch.device,
+) -> Training:
+    """A denoiser with its batches and validation slices, and its discriminator if it has one.
+
+    Raises:
+        ConfigError: the settings do not fit the network, or name an encoder that is not there.
+        DataError: the cases lack the low dose that the settings take, or do not fit patches or neighbours.
+        BundleError: an encoder's bundle is damaged, or no segmenter's.
+    """
+    network = build_model(settings.model.architecture, **settings.model.arguments)
+    scale = HUScale(settings.data.scale.zero_hu, settings.data.scale.unit_hu)
+    check_network(network, settings, scale)
+    check_low_dose(training, settings)
+    check_low_dose(validation, settings)
+    encoders = load_encoders(settings, scale, device)
+    losses = build_loss_terms(
+        settings.loss_terms(),
+        unit_hu=scale.unit_hu,
+        encoders={path: encoder.features for path, encoder in encoders.items()},
+    )
+    networks = {Restoration.product: network}
+    if settings.adversarial is not None:
+        networks[DISCRIMINATOR] = _discriminator(settings.adversarial, settings.data.patch_size)
+    return Training(
+        objective=_objective(settings, network, scale, losses, validation),
+        networks=networks,
+        batches=_batches(settings, network, training, device),
+        bundle=blank_bundle(
+            "denoiser",
+            settings,
+            settings.model.arguments,
+            fingerprint,
+            scale=scale,
+            training=_record(settings, {path: encoder.model_hash for path, encoder in encoders.items()}),
+        ),
+    )
+
+
+def _objective(
+    settings: RestorationSettings,
+    network: nn.Module,
+    scale: HUScale,
+    losses: Sequence[LossTerm],
+    validation: Sequence[Case],
+) -> Objective:
+    degradation = build_degradations(step.model_dump() for step in settings.degradation or ())
+    restoration = Restoration(
+        scale, _pairs(settings, network, degradation, validation), losses=losses, degradation=degradation
+    )
+    objective: Objective = restoration
+    if settings.adversarial is not None:
+        objective = _with_game(restoration, settings.adversarial)
+    if settings.low_dose is not None:
+        objective = DescribedInput(objective, made_in_words(settings.low_dose))
+    return objective
+
+
+def _pairs(
+    settings: RestorationSettings,
+    network: nn.Module,
+    degradation: Sequence[Degradation],
+    cases: Sequence[Case],
+) -> list[RestorationPair]:
+    slices = settings.data.validation_slices
+    if settings.low_dose is not None:
+        return made_pairs(cases, slices, settings.low_dose, noise_levels=takes_noise_map(network))
+    if degradation:
+        return degraded_pairs(cases, slices, degradation)
+    return stored_pairs(cases, slices, network)
+
+
+def _batches(
+    settings: RestorationSettings, network: nn.Module, cases: Sequence[Case], device: torch.device
+) -> Batches:
+    data = settings.data
+    if settings.low_dose is not None:
+        return LowDoseBatches(
+            cases,
+            patch_size=data.patch_size,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            zooms=data.zooms,
+            noise_levels=takes_noise_map(network),
+            device=device,
+            **settings.low_dose.model_dump(),
+        )
+    return PatchBatches(
+        cases,
+        patch_size=data.patch_size,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        neighbours=neighbours_of(network),
+        zooms=data.zooms,
+        with_low_dose=settings.degradation is None,
+        noise_levels=takes_noise_map(network),
+        device=device,
+    )
+
+
+def _with_game(restoration: Restoration, settings: Game) -> AdversarialRestoration:
+    game = (
+        NonSaturating(settings.r1_gamma)
+        if isinstance(settings, NonSaturatingGame)
+        else Wasserstein(settings.penalty_weight, settings.critic_steps)
+    )
+    return AdversarialRestoration(
+        restoration,
+        game=game,
+        weight=settings.weight,
+        start_step=settings.start_step,
+        ramp_steps=settings.ramp_steps,
+    )
+
+
+def _discriminator(settings: Game, patch_size: int) -> nn.Module:
+    """Spectral normalisation would bound the slope that a Wasserstein critic's penalty wants at 1."""
+    discriminator = patch_discriminator(
+        features=settings.discriminator.features,
+        layers=settings.discriminator.layers,
+        spectral_norm=isinstance(settings, NonSaturatingGame),
+    )
+    check_patch_size("adversarial.discriminator", discriminator, patch_size)
+    return discriminator
+
+
+def _record(settings: RestorationSettings, encoders: Mapping[str, str]) -> dict[str, Any]:
+    """What the bundle keeps: losses, how the input was made, the game, and the encoders' hashes."""
+    kept = settings.model_dump(mode="json", include={"losses", "degradation", "low_dose", "adversarial"})
+    return {name: value for name, value in {**kept, "encoders": dict(encoders)}.items() if value}

@@ -1,0 +1,361 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
+from torch import nn
+
+from pipeline.degradations import WhiteNoise
+from pipeline.hu import WATER_CENTRED
+from pipeline.losses import discriminator_loss, nonsaturating_generator_loss, wasserstein_critic_loss
+from pipeline.models import RedCNN
+from pipeline.models.discriminator import patch_discriminator
+from pipeline.objectives import (
+    AdversarialRestoration,
+    NonSaturating,
+    Restoration,
+    RestorationPair,
+    Wasserstein,
+)
+
+GAMES = [NonSaturating(r1_gamma=2.0), Wasserstein(penalty_weight=10.0, critic_steps=3)]
+SIDE = 24
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def draws(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def patches(count=2, seed=0):
+    normal = torch.full((count, 1, SIDE, SIDE), 40.0)
+    noise = torch.randn(2, count, 1, SIDE, SIDE, generator=draws(seed))
+    return {"low_dose": normal + 40 * noise[0], "normal_dose": normal + 10 * noise[1]}
+
+
+def build_networks():
+    torch.manual_seed(0)
+    return {
+        "denoiser": RedCNN(features=4).train(),
+        "discriminator": patch_discriminator(inputs=2, features=4, layers=1, spectral_norm=False).train(),
+    }
+
+
+def adversarial(game, **changes):
+    normal = patches()["normal_dose"][0, 0].short().numpy()
+    low = patches()["low_dose"][0, 0].short().numpy()
+    schedule = {"weight": 0.1, "start_step": 0, "ramp_steps": 0}
+    restoration = Restoration(WATER_CENTRED, [RestorationPair(low, normal)])
+    return AdversarialRestoration(restoration, game=game, **schedule | changes)
+
+
+def turns_of(objective, networks, *, step=0, seed=0, batch=None):
+    return objective.turns(networks, batch or patches(), step=step, generator=draws(seed))
+
+
+def side_by_side(batch, candidate):
+    return torch.cat([batch["low_dose"] / 1000, candidate], dim=1)
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_before_the_start_there_is_only_the_supervised_turn(game):
+    networks = build_networks()
+    (turn,) = turns_of(adversarial(game, start_step=5), networks, step=4)
+    (alone,) = Restoration(WATER_CENTRED, []).turns(networks, patches(), step=4, generator=draws())
+    assert turn.network == "denoiser"
+    assert torch.equal(turn.loss, alone.loss)
+    assert turn.logs.keys() == alone.logs.keys() == {"loss_mse"}
+
+
+@pytest.mark.parametrize(("game", "turns"), [(GAMES[0], 1), (GAMES[1], 3)])
+def test_the_discriminator_takes_its_turns_and_then_the_denoiser(game, turns):
+    objective, networks = adversarial(game, start_step=5), build_networks()
+    for step in (5, 500):
+        names = [turn.network for turn in turns_of(objective, networks, step=step)]
+        assert names == ["discriminator"] * turns + ["denoiser"]
+
+
+def test_the_weight_rises_linearly_after_the_start_and_stays():
+    objective = adversarial(GAMES[0], weight=0.2, start_step=10, ramp_steps=4)
+    weights = [objective.weight_at(step) for step in (0, 9, 10, 11, 14, 99)]
+    assert weights == pytest.approx([0, 0, 0, 0.05, 0.2, 0.2])
+    assert adversarial(GAMES[0], weight=0.2, start_step=10).weight_at(10) == 0.2
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_each_turn_leaves_gradients_in_its_own_network_alone(game):
+    networks = build_networks()
+    for turn in turns_of(adversarial(game), networks):
+        assert all(parameter.requires_grad for parameter in networks["discriminator"].parameters())
+        turn.loss.backward()
+        for name, network in networks.items():
+            assert all(
+                (parameter.grad is not None) == (name == turn.network) for parameter in network.parameters()
+            )
+            network.zero_grad()
+        assert not any(value.requires_grad for value in turn.logs.values())
+
+
+@pytest.mark.parametrize("after", ["error", "close"])
+def test_the_discriminator_can_learn_again_after_an_error_or_an_early_end(after):
+    networks = build_networks()
+    parameters = list(networks["discriminator"].parameters())
+    parameters[0].requires_grad = False  # was frozen before: stays so
+    turns = turns_of(adversarial(GAMES[0]), networks)
+    next(turns)
+    if after == "error":
+        networks["discriminator"].register_forward_hook(refuse)
+        with pytest.raises(RuntimeError, match="refused"):
+            next(turns)
+    else:
+        next(turns)
+        turns.close()
+    assert [parameter.requires_grad for parameter in parameters] == [False] + [True] * (len(parameters) - 1)
+
+
+def refuse(*_):
+    raise RuntimeError("refused")
+
+
+def test_the_denoiser_meets_the_updated_discriminator():
+    networks = build_networks()
+    turns = turns_of(adversarial(GAMES[0]), networks)
+    next(turns)
+    with torch.no_grad():
+        networks["discriminator"].layers[-1].bias.fill_(1e3)  # now everything is taken for real
+    assert next(turns).logs["loss_adversarial"].item() == pytest.approx(0, abs=1e-4)
+    assert next(turns, None) is None
+
+
+def test_the_denoisers_loss_is_the_supervised_one_and_the_weighted_game():
+    networks, batch = build_networks(), patches()
+    (_, turn) = turns_of(adversarial(GAMES[0], weight=0.2, ramp_steps=4), networks, step=3, batch=batch)
+    restored = networks["denoiser"](batch["low_dose"] / 1000)
+    logits = networks["discriminator"](side_by_side(batch, restored))
+    fooled = nonsaturating_generator_loss(logits).item()
+    assert turn.logs["loss_adversarial"].item() == pytest.approx(fooled)
+    assert turn.loss.item() == pytest.approx(turn.logs["loss_mse"].item() + 0.15 * fooled)
+
+
+def squared_slopes(discriminator, batch, candidate):
+    """(N,) by one backward pass per image."""
+    squares = []
+    for low_dose, image in zip(batch["low_dose"], candidate, strict=True):
+        image = image[None].clone().requires_grad_()
+        logits = discriminator(side_by_side({"low_dose": low_dose[None]}, image))
+        (slope,) = torch.autograd.grad(logits.sum(), image)
+        squares.append(slope.square().sum() / logits.numel())
+    return torch.stack(squares)
+
+
+def test_the_discriminator_pays_r1_at_real_pairs():
+    networks, batch = build_networks(), patches(3)
+    turn = next(turns_of(adversarial(GAMES[0]), networks, batch=batch))
+    normal_dose = batch["normal_dose"] / 1000
+    expected = 2.0 / 2 * squared_slopes(networks["discriminator"], batch, normal_dose).mean()
+    assert turn.logs["penalty"].item() == pytest.approx(expected.item(), rel=1e-5)
+    real = networks["discriminator"](side_by_side(batch, normal_dose))
+    fake = networks["discriminator"](side_by_side(batch, networks["denoiser"](batch["low_dose"] / 1000)))
+    assert turn.loss.item() == pytest.approx((discriminator_loss(real, fake) + expected).item(), rel=1e-5)
+
+
+def test_the_critic_pays_for_a_slope_other_than_one():
+    networks, batch = build_networks(), patches(3)
+    turn = next(turns_of(adversarial(GAMES[1]), networks, batch=batch))
+    share = torch.rand((3, 1, 1, 1), generator=draws())
+    normal_dose = batch["normal_dose"] / 1000
+    with torch.no_grad():
+        restored = networks["denoiser"](batch["low_dose"] / 1000)
+    mixed = share * normal_dose + (1 - share) * restored
+    slopes = squared_slopes(networks["discriminator"], batch, mixed).sqrt()
+    assert turn.logs["penalty"].item() == pytest.approx(10 * (slopes - 1).square().mean().item(), rel=1e-4)
+    real, fake = (networks["discriminator"](side_by_side(batch, image)) for image in (normal_dose, restored))
+    distance = wasserstein_critic_loss(real, fake).item()
+    assert turn.loss.item() - turn.logs["penalty"].item() == pytest.approx(distance, abs=1e-5)
+
+
+class Mean(nn.Module):
+    """Takes the brighter candidate for real."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, image):
+        return self.gain * image[:, 1:].mean(dim=(2, 3), keepdim=True)
+
+
+def test_accuracy_counts_the_pairs_told_apart_and_the_gap_how_clearly():
+    networks = {"denoiser": RedCNN(features=2), "discriminator": Mean()}
+    low = torch.tensor([0.0, 10.0, 20.0, 30.0])[:, None, None, None].expand(4, 1, SIDE, SIDE)
+    batch = {"low_dose": low, "normal_dose": torch.full((4, 1, SIDE, SIDE), 25.0)}
+    turn = next(turns_of(adversarial(GAMES[1]), networks, batch=batch))
+    assert turn.logs["discriminator_accuracy"].item() == 0.75
+    assert turn.logs["logit_gap"].item() == pytest.approx((25 + 15 + 5 - 5) / 4 / 1000)
+
+
+class Middle(nn.Module):
+    """Returns the middle of three slices, as a noise map asks."""
+
+    neighbours = 1
+    noise_map = True
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, image):
+        return image[:, 1:2] + self.bias
+
+
+def test_the_discriminator_sees_the_slice_to_restore_of_several():
+    batch = patches()
+    low_dose = batch["low_dose"]
+    surrounded = {
+        "low_dose": torch.cat([low_dose - 500, low_dose, low_dose + 500], dim=1),
+        "normal_dose": batch["normal_dose"],
+        "noise_sd_hu": torch.tensor([40.0, 40.0]),
+    }
+    networks = build_networks() | {"denoiser": Middle()}
+    (judging, _) = turns_of(adversarial(GAMES[0]), networks, batch=surrounded)
+    real = networks["discriminator"](side_by_side(batch, batch["normal_dose"] / 1000))
+    fake = networks["discriminator"](side_by_side(batch, low_dose / 1000))
+    assert judging.logs["logit_gap"].item() == pytest.approx((real - fake).mean().item(), rel=1e-4)
+
+
+def test_a_degraded_input_is_drawn_once_for_all_turns():
+    seen = []
+
+    class Watching(Mean):
+        def forward(self, image):
+            seen.append(image[:, :1].detach())
+            return super().forward(image)
+
+    restoration = Restoration(WATER_CENTRED, [], degradation=[WhiteNoise(20.0)])
+    objective = AdversarialRestoration(restoration, game=GAMES[1], weight=1.0, start_step=0, ramp_steps=0)
+    batch = {"normal_dose": patches()["normal_dose"], "pixel_mm": torch.ones(2)}
+    list(turns_of(objective, {"denoiser": RedCNN(features=2), "discriminator": Watching()}, batch=batch))
+    assert len(seen) == 3 * 2 + 1
+    assert all(torch.equal(image, seen[0][:2]) for several in seen for image in several.split(2))
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_the_losses_of_equal_parts_average_to_that_of_the_batch(game):
+    """Parts in lockstep, as the engine accumulates; a game that draws shares one generator state."""
+    networks, batch = build_networks(), patches(4)
+    whole = turns_of(adversarial(game), networks, batch=batch)
+    halves = [{name: value[part] for name, value in batch.items()} for part in (slice(0, 2), slice(2, 4))]
+    parts = [turns_of(adversarial(game), networks, batch=half) for half in halves]
+    for turn, *several in zip(whole, *parts, strict=True):
+        if isinstance(game, NonSaturating) or turn.network == "denoiser":
+            mean = np.mean([part.loss.item() for part in several])
+            assert turn.loss.item() == pytest.approx(mean, rel=1e-5)
+        assert {part.network for part in several} == {turn.network}
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_under_the_engines_bfloat16_the_penalty_is_that_of_float32(game):
+    exact = next(turns_of(adversarial(game), build_networks()))
+    fabric = Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("bf16-mixed", "cpu"))
+    wrapped = {
+        name: fabric.setup(network, torch.optim.SGD(network.parameters()))[0]
+        for name, network in build_networks().items()
+    }
+    for index, turn in enumerate(turns_of(adversarial(game), wrapped)):
+        fabric.backward(turn.loss)
+        if index == 0:
+            assert turn.logs["penalty"].item() == pytest.approx(exact.logs["penalty"].item(), rel=1e-3)
+            assert turn.logs["logit_gap"].item() != exact.logs["logit_gap"].item()
+
+
+class Shrink(nn.Module):
+    """Keeps a share of the noise around 40 HU and adds an offset."""
+
+    def __init__(self, share, offset=0.0):
+        super().__init__()
+        self.share = nn.Parameter(torch.tensor(share))
+        self.offset = nn.Parameter(torch.tensor(offset))
+
+    def forward(self, image):
+        return 0.04 + self.offset + self.share * (image - 0.04)
+
+
+def noise_of_two_doses(step):
+    """Noise of 10 HU at normal dose, and of 40 HU at a low dose made from it; 8 patches of 16 × 16."""
+    noise = torch.randn(2, 8, 1, 16, 16, generator=draws(step))
+    normal_dose = 40 + 10 * noise[0]
+    return {"low_dose": normal_dose + math.sqrt(40**2 - 10**2) * noise[1], "normal_dose": normal_dose}
+
+
+def train_discriminator(objective, networks, steps):
+    optimizer = torch.optim.Adam(networks["discriminator"].parameters(), 2e-3, betas=(0.0, 0.9))
+    for step in range(steps):
+        turn = next(turns_of(objective, networks, step=step, batch=noise_of_two_doses(step)))
+        optimizer.zero_grad()
+        turn.loss.backward()
+        optimizer.step()
+    return turn
+
+
+def test_the_discriminator_learns_to_miss_the_noise_that_the_squared_error_takes_away():
+    """The best share for the squared error is (10/40)² = 1/16; the normal dose has the noise of 1/4."""
+    game = NonSaturating(r1_gamma=1e-3)
+    discriminator = patch_discriminator(features=8, layers=1, spectral_norm=False)
+    networks = {"denoiser": Shrink(1 / 16), "discriminator": discriminator}
+    turn = train_discriminator(adversarial(game), networks, 200)
+    assert turn.logs["discriminator_accuracy"] > 0.7
+    losses = []
+    for share in (1 / 16, 1 / 8, 1 / 4):
+        pair = networks | {"denoiser": Shrink(share)}
+        (_, turn) = turns_of(adversarial(game), pair, batch=noise_of_two_doses(1000))
+        losses.append(turn.logs["loss_adversarial"].item())
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_the_critic_learns_which_candidate_is_too_bright():
+    discriminator = patch_discriminator(features=8, layers=1, spectral_norm=False)
+    networks = {"denoiser": Shrink(1 / 16, offset=0.1), "discriminator": discriminator}
+    turn = train_discriminator(adversarial(GAMES[1]), networks, 60)
+    assert turn.logs["discriminator_accuracy"] > 0.9
+    *_, turn = turns_of(adversarial(GAMES[1], weight=1.0), networks, batch=noise_of_two_doses(1000))
+    turn.loss.backward()
+    assert networks["denoiser"].offset.grad > 0  # a step against it darkens
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_the_same_step_and_generator_give_the_same_losses(game):
+    losses = [
+        [turn.loss.item() for turn in turns_of(adversarial(game), build_networks(), seed=7)] for _ in "ab"
+    ]
+    assert losses[0] == losses[1]
+    assert all(map(math.isfinite, losses[0]))
+
+
+def test_validation_and_picture_are_the_restorations(tmp_path):
+    networks, objective = build_networks(), adversarial(GAMES[0])
+    score = objective.validate(networks, bf16=False)
+    assert (score.metric, score.convention, objective.product) == ("psnr_db", "redcnn", "denoiser")
+    objective.draw(networks, tmp_path / "samples.png", bf16=False)
+    assert (tmp_path / "samples.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"weight": 0.0}, {"weight": -1.0}, {"start_step": -1}, {"ramp_steps": -1}]
+)
+def test_a_schedule_that_cannot_be_is_refused(settings):
+    with pytest.raises(ValueError, match="weight must be positive"):
+        adversarial(GAMES[0], **settings)
+
+
+def test_games_check_their_numbers():
+    with pytest.raises(ValueError, match="r1_gamma must be 0 or more"):
+        NonSaturating(r1_gamma=-1.0)
+    for arguments in [{"penalty_weight": 0.0, "critic_steps": 1}, {"penalty_weight": 1.0, "critic_steps": 0}]:
+        with pytest.raises(ValueError, match="must be positive"):
+            Wasserstein(**arguments)
