@@ -37,7 +37,7 @@ def _untouched_process() -> Iterator[None]:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("demo/redcnn", "demo/evaluate", "smoke/vae"):
+    for name in ("demo/simulate", "demo/redcnn", "demo/evaluate", "smoke/simulate", "smoke/vae"):
         (tmp_path / "configs" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "configs" / f"{name}.yaml").touch()
     (tmp_path / "configs" / "preset.yaml").write_text("preset: demo\n")

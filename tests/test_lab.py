@@ -78,13 +78,18 @@ def test_the_verdict_follows_the_rule(effects, least, verdict):
     assert judge(effects, least=least).verdict is verdict
 
 
+def test_lower_bounds_make_a_measure_hold_but_not_fail():
+    assert judge([0.5, 0.5, 0.6], least=1.0, lower_bounds=True).verdict is Verdict.UNDECIDED
+    assert judge([1.5, 1.5, 1.6], least=1.0, lower_bounds=True).verdict is Verdict.HOLDS
+
+
 def test_two_seeds_make_no_verdict():
     with pytest.raises(ValueError, match="three seeds"):
         judge([1.0, 1.0], least=0)
 
 
 def test_one_measure_that_fails_makes_the_claim_fail():
-    holds, fails, undecided = (Judgement(0, 0, verdict) for verdict in Verdict)
+    holds, fails, undecided = (Judgement(0, 0, verdict, "") for verdict in Verdict)
     assert overall({"a": holds, "b": holds}) is Verdict.HOLDS
     assert overall({"a": holds, "b": undecided}) is Verdict.UNDECIDED
     assert overall({"a": fails, "b": undecided, "c": holds}) is Verdict.FAILS

@@ -159,12 +159,14 @@ class RestorationLab(Settings):
 
     Attributes:
         rule: how numbers become a verdict, in words; `pipeline.lab.verdict` is the same in code.
+        history: what earlier rounds found, and what was changed after them.
         seeds: at least three.
         phantoms: the patients that all claims share.
         depth: the trainings that claims 3 and 4 share.
     """
 
     rule: str
+    history: str
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=3)]
     phantoms: Phantoms
     identity: IdentityClaim

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,7 +75,7 @@ class Bench:
         self._folder = folder
         self._progress = progress
         self._fresh = fresh
-        self._made: set[Path] = set()
+        self._seen: set[Path] = set()
 
     def run(
         self,
@@ -99,13 +99,15 @@ class Bench:
         if start is not None:
             network.load_state_dict(start)
         path = self._folder / f"{_digest(run, training)[:24]}.safetensors"
-        if path.is_file() and not (self._fresh and path not in self._made):
-            self._progress.skip(run.name, run.cost * training.steps)
+        seen = path in self._seen
+        self._seen.add(path)
+        if path.is_file() and (seen or not self._fresh):
+            if not seen:
+                self._progress.skip(run.name, run.cost * training.steps)
             return _load(path, network)
         trained = self._train(run, training, objective, batches, network)
         curves = {"rows": trained.rows, "first_layer_gradients": trained.first_layer_gradients}
         save_tensors(path, trained.network.state_dict(), {_ENTRY: json.dumps(curves)})
-        self._made.add(path)
         return trained
 
     def _train(
@@ -163,7 +165,8 @@ def _plan(run: Run, training: Training, product: str) -> Plan:
 
 def _digest(run: Run, training: Training) -> str:
     kept = {name: getattr(training, name) for name in Training.model_fields}
-    return digest_of({"run": json.dumps([asdict(run), kept], sort_keys=True, default=str)})
+    decides = asdict(replace(run, name="", cost=0))
+    return digest_of({"run": json.dumps([decides, kept], sort_keys=True, default=str)})
 
 
 def _load(path: Path, network: nn.Module) -> Trained:

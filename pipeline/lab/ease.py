@@ -45,6 +45,7 @@ def run(lab: RestorationLab, bench: Bench, figure: Path) -> Findings:
             "steps": [math.log2(steps[plain, seed] / steps[eased, seed]) for seed in lab.seeds],
             "gradient": [math.log2(gradient[eased, seed] / gradient[plain, seed]) for seed in lab.seeds],
         },
+        at_least={"steps": [reached[plain, seed] is None for seed in lab.seeds]},
         table=Table(
             (
                 "network",

@@ -39,10 +39,12 @@ class Findings:
         effects: one number per seed for each measure of the settings.
         table: numbers per seed.
         caption: what the figure shows.
+        at_least: for measures in which a run ended before it got there: which effects are lower bounds.
         numbers: everything else that was measured.
     """
 
     effects: Effects
     table: Table
     caption: str
+    at_least: Mapping[str, Sequence[bool]] = field(default_factory=dict)
     numbers: Mapping[str, Any] = field(default_factory=dict)

@@ -25,6 +25,7 @@ def page(lab: RestorationLab, records: Mapping[int, Record]) -> str:
         f"**The rule, written down before the experiments ran.** {lab.rule}",
         f"Seeds {', '.join(map(str, lab.seeds))}; each draws its own patients, first weights, order of "
         "patches and noise.",
+        f"**Earlier rounds.** {lab.history}",
         *(_section(number, one.claim(lab), records[number], one.name) for number, one in known.items()),
     ]
     return "\n\n".join(parts) + "\n"
@@ -32,7 +33,7 @@ def page(lab: RestorationLab, records: Mapping[int, Record]) -> str:
 
 def verdict_of(claim: Claim, record: Record) -> tuple[dict[str, Judgement], Verdict]:
     """The judgement of each measure, and of the claim."""
-    judgements = judge_all(record["effects"], claim.measures)
+    judgements = judge_all(record["effects"], claim.measures, record["at_least"])
     return judgements, overall(judgements)
 
 
@@ -54,7 +55,7 @@ def _section(number: int, claim: Claim, record: Record, name: str) -> str:
         f"**What we did.** {claim.did}",
         f"![{record['caption']}]({name}.png)",
         f"*{record['caption']}*",
-        _measures(claim.measures, record["effects"], judgements),
+        _measures(claim.measures, record, judgements),
         f"**Verdict: the claim {_in_words(verdict)}.** {getattr(claim.lessons, verdict.value)}",
         _table(table["columns"], [[_number(cell) for cell in row] for row in table["rows"]]),
     ]
@@ -67,16 +68,28 @@ def _in_words(verdict: Verdict) -> str:
 
 def _measures(
     measures: Mapping[str, Measure],
-    effects: Mapping[str, Sequence[float]],
+    record: Record,
     judgements: Mapping[str, Judgement],
 ) -> str:
     rows = []
     for name, measure in measures.items():
         unit = "" if measure.unit == "1" else f" {measure.unit}"
         found = judgements[name]
-        per_seed = ", ".join(_number(effect) for effect in effects[name])
+        effects = record["effects"][name]
+        bounds = record["at_least"].get(name, [False] * len(effects))
+        per_seed = ", ".join(
+            ("≥ " if bound else "") + _number(effect) for effect, bound in zip(effects, bounds, strict=True)
+        )
         mean = f"{_number(found.mean)} ± {_number(found.sd)}{unit}"
-        rows.append([measure.effect, f"≥ {measure.least:g}{unit}", per_seed, mean, found.verdict.value])
+        rows.append(
+            [
+                measure.effect,
+                f"≥ {measure.least:g}{unit}",
+                per_seed,
+                mean,
+                f"{found.verdict.value}: {found.because}",
+            ]
+        )
     return _table(("effect", "stated before", "per seed", "mean ± SD", "verdict"), rows)
 
 

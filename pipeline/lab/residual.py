@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.config.lab import RestorationLab
-from pipeline.figures import CurvePanel, save_curve_panels
+from pipeline.figures.png import new_figure, save_png
 from pipeline.lab.bench import Bench, Run, Trained, first_network
 from pipeline.lab.findings import Findings, Table
 from pipeline.lab.phantoms import unscanned
@@ -41,10 +41,14 @@ def run(lab: RestorationLab, bench: Bench, figure: Path) -> Findings:
                 shown = f"> {claim.steps}" if reached[key] is None else steps[key]
                 name = "residual" if residual else "direct"
                 rows.append([sd, name, seed, shown, last[PSNR] - last[GAIN], last[PSNR]])
-    save_curve_panels(figure, [_panel(lab, done, sd) for sd in levels], x_label="step", columns=3)
+    _draw(lab, figure, done)
     return Findings(
         effects={
             name: [math.log2(steps[sd, False, seed] / steps[sd, True, seed]) for seed in lab.seeds]
+            for name, sd in zip(MEASURES, levels, strict=True)
+        },
+        at_least={
+            name: [reached[sd, False, seed] is None for seed in lab.seeds]
             for name, sd in zip(MEASURES, levels, strict=True)
         },
         table=Table(
@@ -59,7 +63,7 @@ def run(lab: RestorationLab, bench: Bench, figure: Path) -> Findings:
             rows,
             note="Convention redcnn, against the noise-free truth of the validation patients.",
         ),
-        caption=f"Validation PSNR by step; dashed: {claim.gain_db:g} dB above the input (mean of the seeds).",
+        caption=f"Validation PSNR by step, a line per seed; dashed: {claim.gain_db:g} dB above the input.",
         numbers={
             "psnr_db": {
                 f"{sd:g} HU, {'residual' if residual else 'direct'}, seed {seed}": _curve(one)[1]
@@ -111,16 +115,23 @@ def _curve(one: Trained) -> tuple[list[float], list[float]]:
     return [row["step"] for row in scored], [row[PSNR] for row in scored]
 
 
-def _panel(lab: RestorationLab, done: dict[Key, Trained], sd: float) -> CurvePanel:
-    ends = [done[sd, True, seed].rows[-1] for seed in lab.seeds]
-    before = sum(row[PSNR] - row[GAIN] for row in ends) / len(ends)
-    curves = {
-        f"{'residual' if residual else 'direct'}, seed {seed}": _curve(done[sd, residual, seed])
-        for residual in (True, False)
-        for seed in lab.seeds
-    }
-    return CurvePanel(
-        f"PSNR (dB), noise {sd:g} HU",
-        curves,
-        {f"input + {lab.residual.gain_db:g} dB": before + lab.residual.gain_db},
-    )
+def _draw(lab: RestorationLab, path: Path, done: dict[Key, Trained]) -> None:
+    levels = sorted(lab.residual.noise_sd_hu)
+    figure = new_figure(3.4 * len(levels), 3.2, None)
+    for sd, axes in zip(levels, figure.subplots(1, len(levels)), strict=True):
+        for residual, colour in ((True, "C0"), (False, "C1")):
+            for seed in lab.seeds:
+                name = "residual" if residual else "direct"
+                label = name if seed == lab.seeds[0] else None
+                axes.plot(*_curve(done[sd, residual, seed]), color=colour, label=label, linewidth=1.2)
+        ends = [done[sd, True, seed].rows[-1] for seed in lab.seeds]
+        before = sum(row[PSNR] - row[GAIN] for row in ends) / len(ends)
+        gain_db = lab.residual.gain_db
+        axes.axhline(
+            before + gain_db, linestyle="--", color="0.4", linewidth=1, label=f"input + {gain_db:g} dB"
+        )
+        axes.set_title(f"noise {sd:g} HU", fontsize=9)
+        axes.set(xlabel="step", ylabel="validation PSNR (dB)")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    save_png(figure, path)

@@ -15,9 +15,8 @@ from pipeline.losses import discriminator_loss, nonsaturating_generator_loss
 from pipeline.metrics import detail, rbf_mmd
 from pipeline.models import DCGANGenerator
 from pipeline.models.precision import device_of
-from pipeline.objectives.base import Batch, Networks, Score, Turn
+from pipeline.objectives.base import DISCRIMINATOR, Batch, Networks, Score, Turn
 
-DISCRIMINATOR = "discriminator"
 CONVENTION = "RBF-MMD² of image detail, 256 samples of a fixed seed against the validation slices"
 SAMPLES = 256
 

@@ -21,8 +21,7 @@ from pipeline.losses import (
 )
 from pipeline.models.apply import neighbours_of
 from pipeline.models.inputs import slice_to_restore
-from pipeline.objectives.adversarial import DISCRIMINATOR
-from pipeline.objectives.base import Batch, Networks, Score, Turn
+from pipeline.objectives.base import DISCRIMINATOR, Batch, Networks, Score, Turn
 from pipeline.objectives.restoration import Restoration
 
 Judge = Callable[[Tensor], Tensor]

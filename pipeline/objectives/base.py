@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 Batch = Mapping[str, Tensor]
 Networks = Mapping[str, nn.Module]
+DISCRIMINATOR = "discriminator"
+"""Name of the network that an adversarial training drops when it is done."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from rich.console import Console
 from pipeline import __version__, tracking
 from pipeline.bundle import KINDS, Bundle, load_bundle
 from pipeline.config.layout import EXPERIMENT, Layout
-from pipeline.config.preset import CONFIGS, model_names
+from pipeline.config.preset import CONFIGS, model_names, trainable_names
 from pipeline.errors import DataError
 from pipeline.figures import save_curve_panels
 from pipeline.report import Page, Picture, Section, render, sections
@@ -65,8 +65,15 @@ def run(preset: str) -> None:
 
 
 def _sections(layout: Layout, fingerprint: dict[str, Any] | None) -> Iterator[Section]:
-    """Summary, results, training, data, provenance; a picture of the summary is not shown twice."""
-    found = {name: _bundle(layout.bundle(name)) for name in model_names(layout.preset)}
+    """Summary, results, training, data, provenance; a picture of the summary is not shown twice.
+
+    The models of the preset are all listed, recipes where they are trained.
+    """
+    own = model_names(layout.preset)
+    recipes = [
+        name for name in trainable_names(layout.preset) if name not in own and layout.bundle(name).exists()
+    ]
+    found = {name: _bundle(layout.bundle(name)) for name in (*own, *recipes)}
     bundles = {name: found[name] for name in sorted(found, key=lambda name: (_rank(found[name]), name))}
     scores = {name: _read_json(layout.metrics(name)) for name in (*bundles, TASK)}
     journal = _journal(layout.predictions / "journal.jsonl")
