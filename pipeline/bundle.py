@@ -47,7 +47,8 @@ class Bundle:
         precision: arithmetic of the layers in training; one trained in `fp32` must not be applied in `bf16`.
         training: what scoring a VAE or GAN needs to know: `field_of_view_mm`, and of a VAE `noise_sd`, the SD
             of a pixel in units of the window. Of a denoiser not trained on low dose: the steps of the
-            `degradation` that made its input from the normal dose.
+            `degradation` that made its input from the normal dose. Of one trained on low doses that were
+            made: `low_dose`, its settings, with the range of their noise as `noise_sd_hu`, where known.
         labels: of a segmenter, `asdict(SegmentLabel)` of classes 1, 2, …
         fingerprint: ranges of spacing, kernel, dose and noise of the training data.
         score: `{metric, value, convention, …}` of these weights on the validation cases.
@@ -118,6 +119,12 @@ class Bundle:
         """A denoiser's input in training, in words."""
         steps = self.training.get("degradation", ())
         return f"normal dose after {', '.join(step['kind'] for step in steps)}" if steps else "low dose"
+
+    @property
+    def made_noise_sd_hu(self) -> tuple[float, float] | None:
+        """Lowest and highest noise level of the low doses that were made to train a denoiser, where known."""
+        made = (self.training.get("low_dose") or {}).get("noise_sd_hu")
+        return None if made is None else (made[0], made[1])
 
     @property
     def model_hash(self) -> str:

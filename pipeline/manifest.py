@@ -38,7 +38,8 @@ class ManifestCase:
         case_id: unique, and safe as a folder name.
         patient_id: pseudonym; all cases of a patient share it, because splits are made by patient.
         anatomy: region, e.g. `chest`; like the two ids it becomes part of names of files and metrics.
-        dose_fraction: dose of `low_dose` over dose of `normal_dose`, in (0, 1].
+        dose_fraction: dose of `low_dose` over dose of `normal_dose`, in (0, 1]; like `noise` it says nothing
+            where there is no low dose.
         noise: `independent` (two scans) or `shared` (the low dose was made from the normal dose).
         normal_dose: folder of the normal-dose series, relative to the data root.
         low_dose: folder of the low-dose series.
@@ -259,12 +260,18 @@ def _check_relative(name: str, path: str) -> None:
 
 
 def _parse_case(row: Mapping[str, str]) -> ManifestCase:
+    row = row if row["low_dose"] else {**row, **_alone(row)}
     values = {name: text or None if name in _OPTIONAL_COLUMNS else text for name, text in row.items()}
     try:
         dose_fraction = float(row["dose_fraction"])
     except ValueError:
         raise ValueError(f"dose_fraction must be a number in (0, 1], got {row['dose_fraction']!r}") from None
     return ManifestCase(**{**values, "dose_fraction": dose_fraction})  # type: ignore[arg-type]
+
+
+def _alone(row: Mapping[str, str]) -> dict[str, str]:
+    """What a case without a low dose may leave empty: it is its own and only dose."""
+    return {"dose_fraction": row["dose_fraction"] or "1", "noise": row["noise"] or "shared"}
 
 
 def _check_same_cases(path: Path, roles: Mapping[str, str], cases: Sequence[ManifestCase]) -> None:

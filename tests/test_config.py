@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.config.base import Settings, load_settings
 from pipeline.config.predict import PredictSettings
-from pipeline.config.restoration import LossTerm
+from pipeline.config.restoration import FeaturesTerm, LossTerm, NonSaturatingGame
 from pipeline.errors import ConfigError
 from pipeline.losses import LOSSES
 
@@ -71,3 +71,23 @@ def test_settings_and_registry_have_the_same_losses() -> None:
     union, _ = get_args(LossTerm)
     kinds = [get_args(term.model_fields["kind"].annotation) for term in get_args(union)]
     assert [kind for (kind,) in kinds] == list(LOSSES)
+
+
+@pytest.mark.parametrize(
+    "encoder", ["/srv/models/unet/bundle.safetensors", "../other/bundle.safetensors", "models/../../b"]
+)
+def test_an_encoder_outside_the_project_is_refused(tmp_path: Path, encoder: str) -> None:
+    path = tmp_path / "redcnn.yaml"
+    path.write_text(f"kind: features\nencoder: {encoder}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"encoder: .*below the project root.* got '.*b") as refusal:
+        load_settings(path, FeaturesTerm)
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_penalties_of_both_games_are_on_and_suit_1000_hu(tmp_path: Path) -> None:
+    path = tmp_path / "game.yaml"
+    path.write_text("game: non_saturating\nweight: 1e-4\noptim: {lr: 1e-3}\n", encoding="utf-8")
+    assert load_settings(path, NonSaturatingGame).r1_gamma == 1e-3
+    path.write_text(path.read_text(encoding="utf-8") + "r1_gamma: 0\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"r1_gamma: .*greater than 0"):
+        load_settings(path, NonSaturatingGame)

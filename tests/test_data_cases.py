@@ -55,6 +55,13 @@ def test_values_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path, val
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_side_of_a_pixel_is_the_mean_of_both_steps(tmp_path):
+    case = Case(
+        "a", "p", "train", "chest", 0.25, "shared", (3.0, 0.8, 0.6), (1, 2, 2), tmp_path, False, False
+    )
+    assert case.pixel_mm == pytest.approx(0.7)
+
+
 def test_damaged_missing_and_flat_files_are_named(tmp_path):
     path = tmp_path / "ct.nii"
     with pytest.raises(DataError, match=r"ct\.nii: no such file"):

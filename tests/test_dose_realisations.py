@@ -124,7 +124,11 @@ def test_level_mean_and_texture_are_those_of_insertion(beam: Beam, kernel: Kerne
 
 @pytest.mark.slow
 @pytest.mark.parametrize("beam", [FAN, PARALLEL])
-def test_starved_rays_get_the_level_and_bias_of_insertion(beam: Beam) -> None:
+@pytest.mark.parametrize("drawn_everywhere", [("cuda",), ("cpu",)], ids=["gathered", "as on a GPU"])
+def test_starved_rays_get_the_level_and_bias_of_insertion(
+    beam: Beam, drawn_everywhere: tuple[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.dose.realisations._DRAWN_EVERYWHERE", drawn_everywhere)
     hu, dose, count = slice_hu(bone_hu=1500.0), 0.1, 200
     scan = scan_of(beam, hu, photons=5e4, kernel=Kernel(0.25))
     visible = field_of_view(hu, hu < -1024)

@@ -3,15 +3,17 @@
 import json
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from pipeline.data.batches import SampleBatches
 from pipeline.engine import ResumeStore, Team, join_team
 from pipeline.engine import team as team_module
-from pipeline.engine.team import gpu_index
+from pipeline.engine.team import check_gpus_differ, gpu_index
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.objectives import Turn
 from tests.ct_cases import write_cases
@@ -107,6 +109,28 @@ def test_a_lost_process_ends_the_others_with_one_line(tmp_path, lost):
     error = (tmp_path / f"{left}.txt").read_text()
     assert error.startswith(f"process {left} of 2 stops: another one is gone")
     assert "\n" not in error
+
+
+@pytest.mark.slow
+def test_a_leader_that_fails_while_the_others_wait_says_so_to_them(tmp_path):
+    write_cases(tmp_path / "cases")
+    for process in start_team(tmp_path, 2, "failing leader"):
+        process.join(60)
+        assert process.exitcode == 1
+    assert (tmp_path / "0.txt").read_text() == "no space left"
+    line = "process 1 of 2 stops: the first one failed (no space left)"
+    assert (tmp_path / "1.txt").read_text() == line
+
+
+@pytest.mark.slow
+def test_a_fault_that_all_processes_have_is_said_once(tmp_path):
+    write_cases(tmp_path / "cases")
+    processes = start_team(tmp_path, 3, "common fault")
+    for process in processes:
+        process.join(60)
+    assert sorted(process.exitcode for process in processes) == [1, 2, 2]  # the test's one, and ConfigError's
+    (said,) = tmp_path.glob("*.txt")
+    assert said.read_text() == "steps: wrong"
 
 
 @pytest.mark.slow
@@ -278,7 +302,7 @@ def test_a_team_that_cannot_meet_says_where(monkeypatch):
     environment = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(team_module.dist, "init_process_group", refused)
+    monkeypatch.setattr(team_module, "rendezvous", refused)
     message = r"cannot reach the others at 127\.0\.0\.1:1 \(address"
     with pytest.raises(PipelineError, match=message) as error, join_team():
         pass
@@ -292,3 +316,62 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         gpu_index(Team(rank=2, size=4, local_rank=2))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert gpu_index(Team(rank=1, size=2, local_rank=1)) == 0
+
+
+@pytest.mark.parametrize(
+    ("gpus", "message"),
+    [
+        ("a a", "2 processes share 1 GPU: start 1, one for each GPU"),
+        ("a b b", "3 processes share 2 GPUs: start 2, one for each GPU"),
+        ("a b", None),
+    ],
+)
+def test_every_process_learns_that_some_share_a_gpu(gpus, message):
+    """As on a machine of one GPU, where torchrun starts two and each sees one."""
+    store = torch.distributed.HashStore()
+
+    def fault(rank, gpu):
+        try:
+            check_gpus_differ(store, Team(rank, len(gpus.split())), gpu)
+        except ConfigError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(3) as processes:
+        assert set(processes.map(fault, range(3), gpus.split())) == {message}
+
+
+def test_out_of_memory_while_the_team_talks_is_not_blamed_on_another_process(monkeypatch):
+    def exhausted(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(team_module.dist, "all_reduce", exhausted)
+    with pytest.raises(torch.OutOfMemoryError):
+        Team(rank=0, size=2).add_up([torch.ones(2)])
+
+
+class Pairs(SampleBatches):
+    """Like low dose drawn on the fly: two samples of a slice stay together."""
+
+    broken = False
+
+    def __getitem__(self, part):
+        if self.broken or len(part.share(self.batch_size)) % 2:
+            raise ValueError("no multiple of patches_per_slice 2" if not self.broken else "bad data")
+        return super().__getitem__(part)
+
+
+def test_samples_that_stay_together_are_told_from_broken_ones_before_the_first_step(tmp_path):
+    objective, networks, samples, optimizers = gan()
+    batches = Pairs(samples, 4)
+    changes = {"batch_size": 4, "accumulate": 4}
+    message = (
+        "tiny: batch_size 4 cannot be shared by 1 processes with accumulate 4: "
+        "no multiple of patches_per_slice 2"
+    )
+    store = ResumeStore(tmp_path / "a", "key")
+    with pytest.raises(ConfigError, match=message):
+        run((objective, networks, batches, optimizers), store, **changes)
+    batches.broken = True
+    with pytest.raises(ValueError, match="bad data"):
+        run((objective, networks, batches, optimizers), store, **changes)

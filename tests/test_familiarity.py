@@ -16,6 +16,7 @@ from pipeline.hu import AIR_HU
 from pipeline.inference.familiarity import BOTH_DOSES, SeriesFacts, unfamiliar
 from pipeline.inference.survey import survey_series
 from pipeline.metrics.noise import global_noise_sd_hu
+from tests.batch_cases import bundle_of
 
 TRAINED: dict[str, Any] = {
     "kernels": {"B30f": 4, "B40f": 9},
@@ -102,6 +103,15 @@ def test_a_segmenter_has_met_the_noise_of_both_doses():
     told = unfamiliar(TRAINED, facts(noise_sd_hu=2.0), noise_of=BOTH_DOSES)
     assert told == ("noise 2.0 HU (trained on 4.0 to 16.0)",)
     assert unfamiliar(TRAINED, facts(noise_sd_hu=2.0), noise_of=()) == ()
+
+
+def test_a_low_dose_made_while_training_is_the_noise_met_instead_of_the_stored_one():
+    made = {"made_noise_sd_hu": (9.0, 40.0)}
+    assert unfamiliar(TRAINED, facts(noise_sd_hu=45.0), **made) == ()
+    normal_only = {"noise_sd_hu": {"normal_dose": [4.0, 8.0], "low_dose": None}}
+    for fingerprint in (TRAINED, normal_only):
+        told = unfamiliar(fingerprint, facts(noise_sd_hu=60.0, kernels=()), **made)
+        assert told == ("noise 60.0 HU (trained on 9.0 to 40.0)",)
 
 
 def test_at_most_three_kernels_are_named_the_commonest_first():
@@ -249,3 +259,9 @@ def test_a_head_and_a_sharp_kernel_are_told_to_a_chest_network(real_data):
     assert [phrase.split()[1] for phrase in head] == ["of", "4.1", "spacing", "thickness", "UB"]
     told = unfamiliar(fingerprint_of(smooth), facts_of(sharp))
     assert [phrase.split()[0] for phrase in told] == ["noise", "kernel"]
+
+
+def test_a_bundle_tells_the_noise_of_the_low_doses_that_were_made():
+    made = {"dose_fractions": [0.1, 0.6], "noise_sd_hu": [9.0, 40.0]}
+    assert bundle_of("denoiser", training={"low_dose": made}).made_noise_sd_hu == (9.0, 40.0)
+    assert bundle_of("denoiser").made_noise_sd_hu is None

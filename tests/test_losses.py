@@ -90,6 +90,9 @@ def test_generator_still_learns_when_the_discriminator_is_sure():
     assert torch.isfinite(discriminator_loss(torch.tensor([-1e4]), torch.tensor([1e4])))
 
 
+LOWEST = -1.024
+"""-1024 HU in network units."""
+
 FLOAT32_SSIM = 2e-4
 """Rounding where the noise of air, 0.02 around 1, is what is left of mean(x²) − mean(x)²."""
 
@@ -131,28 +134,27 @@ def test_gradients_are_blind_to_an_offset_and_charbonnier_nears_the_absolute_err
 def reference_ssim(restored, target, data_range):
     """scikit-image, in float64."""
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    scores = []
-    for one, other in zip(restored[:, 0].double().numpy(), target[:, 0].double().numpy(), strict=True):
-        low = other.min()
-        scores.append(structural_similarity(one - low, other - low, data_range=data_range, **options))
-    return np.mean(scores)
+    pairs = zip(restored[:, 0].double().numpy(), target[:, 0].double().numpy(), strict=True)
+    return np.mean(
+        [
+            structural_similarity(one - LOWEST, other - LOWEST, data_range=data_range, **options)
+            for one, other in pairs
+        ]
+    )
 
 
 @pytest.mark.parametrize("size", [(11, 11), (12, 37), (64, 64)])
 def test_ssim_equals_that_of_scikit_image(size):
     restored, target = images(3, 1, *size)
     expected = 1 - reference_ssim(restored, target, 0.4)
-    assert structural_dissimilarity(restored, target, data_range=0.4).item() == pytest.approx(
-        expected,
-        abs=FLOAT32_SSIM,
-    )
+    ours = structural_dissimilarity(restored, target, data_range=0.4, lowest=LOWEST)
+    assert ours.item() == pytest.approx(expected, abs=FLOAT32_SSIM)
 
 
 def test_ssim_and_its_gradient_equal_those_of_monai():
     restored, target = (image.requires_grad_(index == 0) for index, image in enumerate(images(2, 1, 20, 24)))
-    low = target.amin(dim=(1, 2, 3), keepdim=True)
-    monai = SSIMLoss(spatial_dims=2, data_range=0.4)(restored - low, target - low)
-    ours = structural_dissimilarity(restored, target, data_range=0.4)
+    monai = SSIMLoss(spatial_dims=2, data_range=0.4)(restored - LOWEST, target - LOWEST)
+    ours = structural_dissimilarity(restored, target, data_range=0.4, lowest=LOWEST)
     assert ours.item() == pytest.approx(monai.item(), abs=FLOAT32_SSIM)
     gradient, expected = (torch.autograd.grad(loss, restored)[0] for loss in (ours, monai))
     assert (gradient - expected).norm() < 2e-3 * expected.norm()
@@ -161,9 +163,22 @@ def test_ssim_and_its_gradient_equal_those_of_monai():
 def test_ssim_is_the_same_on_every_network_scale():
     restored, target = images(2, 1, 24, 24)
     published = [(1000 * image + 1024) / 4096 for image in (restored, target)]
-    assert structural_dissimilarity(*published, data_range=400 / 4096).item() == pytest.approx(
-        structural_dissimilarity(restored, target, data_range=0.4).item(), abs=FLOAT32_SSIM
+    assert structural_dissimilarity(*published, data_range=400 / 4096, lowest=0.0).item() == pytest.approx(
+        structural_dissimilarity(restored, target, data_range=0.4, lowest=LOWEST).item(), abs=FLOAT32_SSIM
     )
+
+
+def test_one_low_pixel_of_the_target_does_not_change_ssim_elsewhere():
+    """A zero at the target's own minimum would move with that pixel, for the whole patch."""
+    restored, target = images(1, 1, 24, 64)
+    restored.requires_grad_()
+    spoilt = target.clone()
+    spoilt[..., 12, 60] -= 0.5
+    losses = [
+        structural_dissimilarity(restored, image, data_range=0.4, lowest=LOWEST) for image in (target, spoilt)
+    ]
+    whole, beside = (torch.autograd.grad(loss, restored)[0][..., :40] for loss in losses)
+    assert (whole - beside).norm() < 1e-5 * whole.norm()
 
 
 ALL_TERMS = [
@@ -191,7 +206,7 @@ def encoder():
 
 
 def built(term):
-    (only,) = build_loss_terms([term], unit_hu=1000.0, encoders={"unet": encoder()})
+    (only,) = build_loss_terms([term], zero_hu=0.0, unit_hu=1000.0, encoders={"unet": encoder()})
     return only
 
 
@@ -242,7 +257,7 @@ def test_a_loss_refuses_shapes_that_would_broadcast(term):
 
 def test_images_too_small_for_a_loss_are_named():
     with pytest.raises(ValueError, match="11x11 pixels or more"):
-        structural_dissimilarity(*torch.zeros(2, 1, 1, 10, 30), data_range=1.0)
+        structural_dissimilarity(*torch.zeros(2, 1, 1, 10, 30), data_range=1.0, lowest=0.0)
     with pytest.raises(ValueError, match="2x2 pixels or more"):
         gradient_difference(*torch.zeros(2, 1, 1, 1, 30))
 
@@ -262,25 +277,25 @@ def test_terms_turn_hu_into_network_units():
     restored, target = images(1, 1, 16, 16)
     terms = build_loss_terms(
         [{"kind": "charbonnier", "weight": 2, "epsilon_hu": 8}, {"kind": "ssim", "data_range_hu": 500}],
+        zero_hu=-24.0,
         unit_hu=2000.0,
     )
     assert [(term.name, term.weight) for term in terms] == [("charbonnier", 2), ("ssim", 1.0)]
     assert terms[0].function(restored, target) == charbonnier(restored, target, epsilon=0.004)
-    assert terms[1].function(restored, target) == structural_dissimilarity(restored, target, data_range=0.25)
-    assert build_loss_terms([{"kind": "mse"}], unit_hu=1000.0) == (MSE,)
+    assert terms[1].function(restored, target) == structural_dissimilarity(
+        restored, target, data_range=0.25, lowest=-0.5
+    )
+    assert build_loss_terms([{"kind": "mse"}], zero_hu=0.0, unit_hu=1000.0) == (MSE,)
 
 
 @pytest.mark.parametrize(
     ("terms", "message"),
     [
-        ([], "losses is empty"),
         ([{"kind": "vgg"}], "unknown loss 'vgg'; known kinds: mse, l1"),
         ([{"weight": 1.0}], "unknown loss None"),
         ([{"kind": "mse"}, {"kind": "mse"}], "mse more than once"),
         ([{"kind": "mse", "weight": 0}], "weight must be positive, got 0"),
         ([{"kind": "mse", "weight": math.inf}], "weight must be positive, got inf"),
-        ([{"kind": "charbonnier", "epsilon_hu": 0}], "epsilon_hu must be positive"),
-        ([{"kind": "ssim", "data_range_hu": -1}], "data_range_hu must be positive"),
         ([{"kind": "ssim"}], "missing 1 required keyword-only argument: 'data_range_hu'"),
         ([{"kind": "l1", "epsilon_hu": 1}], "unexpected keyword argument 'epsilon_hu'"),
         ([{"kind": "features", "encoder": "b"}], "no encoder 'b' is loaded; loaded: none"),
@@ -288,7 +303,14 @@ def test_terms_turn_hu_into_network_units():
 )
 def test_terms_that_cannot_be_built_are_named(terms, message):
     with pytest.raises(ConfigError, match=message):
-        build_loss_terms(terms, unit_hu=1000.0)
+        build_loss_terms(terms, zero_hu=0.0, unit_hu=1000.0)
+
+
+def test_losses_check_their_numbers():
+    with pytest.raises(ValueError, match="epsilon must be positive, got 0"):
+        charbonnier(*torch.zeros(2, 1, 1, 16, 16), epsilon=0)
+    with pytest.raises(ValueError, match="data_range must be positive, got -1"):
+        structural_dissimilarity(*torch.zeros(2, 1, 1, 16, 16), data_range=-1, lowest=0.0)
 
 
 def test_a_term_checks_its_weight():
@@ -352,7 +374,7 @@ def test_r1_of_a_quadratic_by_hand():
     assert scale.grad.item() == pytest.approx(8 * 0.5 * (5 + 4) / 2)
 
 
-def test_penalties_of_separate_patches_are_the_mean_of_the_patches_own():
+def test_r1_is_the_mean_of_separate_patches_and_the_critics_slope_is_that_of_its_mean_logit():
     """Four patches with slopes 1, 2, 3 and 4 in each of their four pixels."""
     slopes = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
 
@@ -363,7 +385,19 @@ def test_penalties_of_separate_patches_are_the_mean_of_the_patches_own():
     squared = 4 * slopes.square().mean().item()
     assert r1_penalty(critic(image), image).item() == pytest.approx(squared)
     penalty = gradient_penalty(critic, image, torch.zeros_like(image), draws())
-    assert penalty.item() == pytest.approx((math.sqrt(squared) - 1) ** 2, rel=1e-5)
+    slope_of_the_mean = math.sqrt(4 * (1 + 4 + 9 + 16)) / 4
+    assert penalty.item() == pytest.approx((slope_of_the_mean - 1) ** 2, rel=1e-5)
+
+
+def test_a_critic_without_penalty_tells_images_at_most_their_distance_apart():
+    """Its losses use the mean of four logits; each logit alone has slope 2."""
+
+    def critic(image):
+        return 2 * nn.functional.avg_pool2d(image, 2) * 2
+
+    near, far = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
+    assert gradient_penalty(critic, far, near, draws()).item() == pytest.approx(0, abs=1e-10)
+    assert -wasserstein_critic_loss(critic(far), critic(near)) == (far - near).norm()
 
 
 def smooth_critic(image, first, second):

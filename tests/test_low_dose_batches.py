@@ -11,10 +11,9 @@ from torch.utils.data import DataLoader
 from pipeline.data import Case, write_volume
 from pipeline.data.batches import Part
 from pipeline.data.low_dose_batches import LowDoseBatches
-from pipeline.data.low_dose_slices import case_acquisition, low_dose_slice
-from pipeline.data.noise_levels import normal_dose_noise_sd_hu
+from pipeline.data.low_dose_slices import case_acquisition, low_dose_slice, visible_pixels
 from pipeline.dose.flux import BODY, Flux
-from pipeline.dose.insertion import Acquisition, added_sd_hu, insert_noise
+from pipeline.dose.insertion import Acquisition, insert_noise
 from pipeline.errors import ConfigError, DataError
 from pipeline.metrics.noise import global_noise_sd_hu
 from pipeline.projector import FanBeam, Kernel
@@ -31,11 +30,25 @@ PLAIN = {
 }
 
 
-def write_case(folder, number, *, slices=8, side=SIDE, noisy=True):
-    """A water disc with the noise of a scan of `PHOTONS`, as the missing noise of a hundredfold dose."""
+def water(side, slices):
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
     hu = torch.from_numpy(np.where(np.hypot(x, y) < 0.36 * side, 0, -1000).astype(np.float32))
-    hu = hu.repeat(slices, 1, 1)
+    return hu.repeat(slices, 1, 1)
+
+
+def lungs_and_hips(slices):
+    """Half of the slices with two lungs, half of them with two heads of bone in a wide body."""
+    y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
+    chest, hips = (np.where(np.hypot(x / width, y / 38) < 1, 40, -1000) for width in (50, 58))
+    chest = np.where(np.hypot((abs(x) - 24) / 18, y / 26) < 1, -850, chest)
+    hips = np.where(np.hypot(abs(x) - 36, y) < 12, 800, hips)
+    parts = [chest] * (slices // 2) + [hips] * (slices - slices // 2)
+    return torch.from_numpy(np.stack(parts).astype(np.float32))
+
+
+def write_case(folder, number, *, slices=8, side=SIDE, noisy=True, hu=None):
+    """A body with the noise of a scan of `PHOTONS`, as the missing noise of a hundredfold dose."""
+    hu = water(side, slices) if hu is None else hu
     if noisy:
         endless = Acquisition(FanBeam(side, PIXEL_MM), Flux(100 * PHOTONS, BODY), Kernel(CUTOFF))
         (hu,) = insert_noise(hu, endless, dose_fractions=[0.01], slice_index=0, seed=number)
@@ -94,7 +107,10 @@ def test_choices_are_those_of_the_step_and_the_noise_is_the_generator_s(cases):
 def test_parts_are_shares_of_the_batch_on_slice_boundaries(cases):
     batches = LowDoseBatches(cases, **PLAIN)
     whole, halves = batches[Part(2)], [batches[Part(2, index, 2)] for index in range(2)]
-    assert all(torch.equal(torch.cat([half[name] for half in halves]), whole[name]) for name in whole)
+    assert all(
+        torch.equal(torch.cat([half[name] for half in halves]), whole[name])
+        for name in whole.keys() - {"part"}
+    )
     with pytest.raises(
         ValueError, match="4 parts of a batch of 8 have 2 samples each, no multiple of patches_p"
     ):
@@ -103,13 +119,13 @@ def test_parts_are_shares_of_the_batch_on_slice_boundaries(cases):
 
 def test_an_epoch_shows_every_slice_once(cases):
     batches = LowDoseBatches(cases, **{**PLAIN, "batch_size": 4})
-    seen = [tuple(batches[Part(step)]["places"][0].tolist()) for step in range(11)]
+    seen = [tuple(batches.choices(Part(step)).places[0].tolist()) for step in range(11)]
     assert sorted(seen) == [(0, index) for index in range(8)] + [(1, index) for index in range(3)]
 
 
 def test_dose_fractions_are_even_in_their_logarithm(cases):
     batches = LowDoseBatches(cases, **PLAIN)
-    doses = torch.cat([batches[Part(step)]["dose_fractions"] for step in range(400)]).log()
+    doses = np.log(np.concatenate([batches.choices(Part(step)).doses for step in range(400)]))
     low, high = np.log(PLAIN["dose_fractions"])
     assert low <= float(doses.min()) < float(doses.max()) <= high
     assert float(doses.mean()) == pytest.approx((low + high) / 2, abs=0.05)
@@ -135,13 +151,93 @@ def test_statistics_are_kept(cases, monkeypatch):
     assert torch.equal(made(batches, Part(0))["low_dose"], first["low_dose"])
 
 
-def test_noise_levels_are_own_and_added_noise_of_the_slice(cases):
-    batches = LowDoseBatches(cases[:1], **{**PLAIN, "dose_fractions": (0.25, 0.25)}, noise_levels=True)
-    scan = case_acquisition(cases[0], **GIVEN, device=torch.device("cpu"))
-    hu = torch.from_numpy(cases[0].normal_dose()[:1].astype(np.float32))
-    added = added_sd_hu(hu, scan, dose_fraction=0.25)[0][hu[0] > -300].square().mean().sqrt()
-    expected = (normal_dose_noise_sd_hu(cases[0], 1.0) ** 2 + float(added) ** 2) ** 0.5
-    assert made(batches, Part(0))["noise_sd_hu"].tolist() == pytest.approx([expected] * 8, rel=0.06)
+def drawn_series(case, dose_fraction):
+    """All slices by the full insertion."""
+    scan = case_acquisition(case, **GIVEN, device=torch.device("cpu"))
+    hu = torch.from_numpy(case.normal_dose().astype(np.float32))
+    (low_dose,) = insert_noise(
+        hu, scan, dose_fractions=[dose_fraction], slice_index=0, seed=3, visible=visible_pixels(hu)
+    )
+    return low_dose.numpy()
+
+
+@pytest.mark.slow
+def test_the_level_told_is_that_found_in_a_series_of_lungs_and_hips(tmp_path):
+    case = write_case(tmp_path, 0, slices=12, hu=lungs_and_hips(12))
+    batches = LowDoseBatches([case], **{**PLAIN, "dose_fractions": (0.1, 0.6)}, noise_levels=True)
+    (table,) = batches._levels
+    for dose in (0.1, 0.17, 0.6):
+        series = drawn_series(case, dose)
+        assert table.at(dose, 0) == pytest.approx(global_noise_sd_hu(series, series), rel=0.1)
+        chest, hips = (global_noise_sd_hu(part, part) for part in (series[:6], series[6:]))
+        assert max(chest, hips) / min(chest, hips) > 1.2  # a level per slice would be another
+
+
+def test_every_sample_is_told_the_level_of_its_case_and_dose(cases):
+    batches = LowDoseBatches(cases, **PLAIN, noise_levels=True)
+    chosen, told = batches.choices(Part(5)), made(batches, Part(5))["noise_sd_hu"]
+    expected = [
+        batches._levels[case].at(dose, 0)
+        for (case, _), dose in zip(chosen.places, chosen.doses, strict=True)
+        for _ in range(4)
+    ]
+    assert told.tolist() == pytest.approx(expected)
+    low, high = batches.noise_sd_hu
+    assert low <= float(told.min()) <= float(told.max()) <= high
+    assert LowDoseBatches(cases, **PLAIN).noise_sd_hu == (low, high)
+    assert high / low > (0.5 / 0.2) ** 0.5 * 0.9
+
+
+def test_cases_without_soft_tissue_have_no_level(tmp_path):
+    air = write_case(tmp_path, 0, slices=3, noisy=False, hu=torch.full((3, SIDE, SIDE), -1000.0))
+    assert LowDoseBatches([air], **PLAIN).noise_sd_hu is None
+    with pytest.raises(
+        DataError, match="case case0: too little soft tissue to measure the noise of its made"
+    ):
+        LowDoseBatches([air], **PLAIN, noise_levels=True)
+
+
+def test_nothing_about_the_choices_is_asked_of_the_device(cases):
+    """A tensor on the meta device has a shape and no values; reading one raises."""
+    batches = LowDoseBatches(cases, **PLAIN)
+    batch = batches[Part(3)]
+    batch["part"] = batch["part"].to("meta")
+    again = batches.on_device(batch, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again["low_dose"], made(batches, Part(3))["low_dose"])
+    assert batch["part"].numel() == 0
+
+
+def test_statistics_that_do_not_fit_the_device_stay_on_the_host(cases, monkeypatch):
+    asked = []
+
+    class Cuda:
+        type = "cuda"
+
+    monkeypatch.setattr("pipeline.data.low_dose_batches.fits", lambda size, _: asked.append(size) or False)
+    batches = LowDoseBatches(cases, **PLAIN)
+    drawn = made(batches, Part(0))["low_dose"]
+    assert asked == []
+    assert all(noise.resident for noise in batches._noise)
+    batches._keep_where_it_fits(Cuda)
+    assert not any(noise.resident for noise in batches._noise)
+    kept = [next(iter(noise._kept.values())).rays for noise in batches._noise if noise._kept]
+    assert kept[0].element_size() * kept[0].numel() * 8 == batches._noise[0].bytes_kept
+    assert asked == [sum(noise.bytes_kept for noise in batches._noise)]
+    for noise in batches._noise:
+        noise._kept.clear()
+    assert torch.equal(made(batches, Part(0))["low_dose"], drawn)
+
+
+def test_cases_pass_through_the_progress_once_each(cases):
+    passed = []
+
+    def progress(some):
+        for case in some:
+            passed.append(case.case_id)
+            yield case
+
+    LowDoseBatches(cases, **PLAIN, progress=progress)
+    assert passed == ["case0", "case1"]
 
 
 def test_zooms_change_pixels_and_noise_levels(cases):
@@ -153,7 +249,7 @@ def test_zooms_change_pixels_and_noise_levels(cases):
     assert float(batch["noise_sd_hu"].mean() / plain["noise_sd_hu"].mean()) < 0.9
 
 
-def test_padding_gets_no_noise(cases):
+def test_padding_in_the_corners_gets_no_noise(cases):
     batches = LowDoseBatches(
         cases[:1], **{**PLAIN, "patch_size": SIDE, "patches_per_slice": 1, "batch_size": 1}
     )

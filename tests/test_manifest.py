@@ -82,6 +82,15 @@ def test_a_bad_row_is_named_with_file_and_line(tmp_path, line, complaint):
     assert "\n" not in str(error.value)
 
 
+def test_a_case_without_a_low_dose_needs_neither_dose_fraction_nor_kind_of_noise(tmp_path):
+    (tmp_path / "cases.csv").write_text(f"{HEADER}\nc1,p1,chest,,,nd,,,,,\n")
+    (case,) = read_manifest(tmp_path)
+    assert (case.low_dose, case.dose_fraction, case.noise) == (None, 1.0, "shared")
+    (tmp_path / "cases.csv").write_text(f"{HEADER}\nc1,p1,chest,,,nd,ld,,,,\n")
+    with pytest.raises(DataError, match="dose_fraction must be a number"):
+        read_manifest(tmp_path)
+
+
 def test_an_empty_manifest_is_refused(tmp_path):
     with pytest.raises(DataError, match="no cases below the header"):
         read_manifest(manifest_of(tmp_path))

@@ -144,21 +144,22 @@ def test_the_denoisers_loss_is_the_supervised_one_and_the_weighted_game():
 
 
 def squared_slopes(discriminator, batch, candidate):
-    """(N,) by one backward pass per image."""
+    """(N,) of the summed logits, by one backward pass per image, and how many logits an image has."""
     squares = []
     for low_dose, image in zip(batch["low_dose"], candidate, strict=True):
         image = image[None].clone().requires_grad_()
         logits = discriminator(side_by_side({"low_dose": low_dose[None]}, image))
         (slope,) = torch.autograd.grad(logits.sum(), image)
-        squares.append(slope.square().sum() / logits.numel())
-    return torch.stack(squares)
+        squares.append(slope.square().sum())
+    return torch.stack(squares), logits.numel()
 
 
 def test_the_discriminator_pays_r1_at_real_pairs():
     networks, batch = build_networks(), patches(3)
     turn = next(turns_of(adversarial(GAMES[0]), networks, batch=batch))
     normal_dose = batch["normal_dose"] / 1000
-    expected = 2.0 / 2 * squared_slopes(networks["discriminator"], batch, normal_dose).mean()
+    squares, logits = squared_slopes(networks["discriminator"], batch, normal_dose)
+    expected = 2.0 / 2 * squares.mean() / logits
     assert turn.logs["penalty"].item() == pytest.approx(expected.item(), rel=1e-5)
     real = networks["discriminator"](side_by_side(batch, normal_dose))
     fake = networks["discriminator"](side_by_side(batch, networks["denoiser"](batch["low_dose"] / 1000)))
@@ -173,7 +174,8 @@ def test_the_critic_pays_for_a_slope_other_than_one():
     with torch.no_grad():
         restored = networks["denoiser"](batch["low_dose"] / 1000)
     mixed = share * normal_dose + (1 - share) * restored
-    slopes = squared_slopes(networks["discriminator"], batch, mixed).sqrt()
+    squares, logits = squared_slopes(networks["discriminator"], batch, mixed)
+    slopes = squares.sqrt() / logits
     assert turn.logs["penalty"].item() == pytest.approx(10 * (slopes - 1).square().mean().item(), rel=1e-4)
     real, fake = (networks["discriminator"](side_by_side(batch, image)) for image in (normal_dose, restored))
     distance = wasserstein_critic_loss(real, fake).item()
@@ -354,8 +356,8 @@ def test_a_schedule_that_cannot_be_is_refused(settings):
 
 
 def test_games_check_their_numbers():
-    with pytest.raises(ValueError, match="r1_gamma must be 0 or more"):
-        NonSaturating(r1_gamma=-1.0)
+    with pytest.raises(ValueError, match="r1_gamma must be positive"):
+        NonSaturating(r1_gamma=0.0)
     for arguments in [{"penalty_weight": 0.0, "critic_steps": 1}, {"penalty_weight": 1.0, "critic_steps": 0}]:
         with pytest.raises(ValueError, match="must be positive"):
             Wasserstein(**arguments)

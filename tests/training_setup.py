@@ -15,7 +15,7 @@ from pipeline.data import read_cases
 from pipeline.data.batches import SampleBatches
 from pipeline.data.patch_batches import PatchBatches
 from pipeline.engine import Hardware, OptimizerPlan, Plan, Progress, ResumeStore, Team, join_team, train
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.hu import ABDOMEN, WATER_CENTRED
 from pipeline.models import DCGANDiscriminator, DCGANGenerator, RedCNN
 from pipeline.objectives import Adversarial, Restoration, RestorationPair
@@ -141,14 +141,23 @@ def train_in_team(folder, kind, wait_s, rank, size, port):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     parts = gan() if kind == "gan" else denoiser(read_cases(folder / "cases", "train"))
     validated, score = [], parts[0].validate
-    parts[0].validate = lambda *values, **options: (validated.append(1), score(*values, **options))[1]
+
+    def validate(*values, **options):
+        validated.append(1)
+        if kind == "failing leader":
+            raise OSError("no space left")
+        return score(*values, **options)
+
+    parts[0].validate = validate
     try:
         with join_team() as team:
+            if kind == "common fault":
+                raise ConfigError("steps: wrong")
             log = Recorder(wait_s, is_live=team.leads)
             store = CountingStore(folder / "resume", "key")
             changes = {"steps": 8, "validate_every": 4, "accumulate": 2 // size}
             outcome = run(parts, store, log=log, team=team, **changes)
-    except PipelineError as error:
+    except (PipelineError, OSError) as error:
         (folder / f"{rank}.txt").write_text(str(error))
         sys.exit(1)
     facts = {

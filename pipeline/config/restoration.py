@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationInfo, field_validator
@@ -50,10 +51,23 @@ class SSIMTerm(_Loss):
 
 
 class FeaturesTerm(_Loss):
-    """Distance of the features that the encoder of one of our segmenters sees."""
+    """Distance of the features that the encoder of one of our segmenters sees.
+
+    `encoder` is the path of its bundle, relative to the project root and below it.
+    """
 
     kind: Literal["features"]
     encoder: str
+
+    @field_validator("encoder")
+    @classmethod
+    def _in_the_project(cls, encoder: str) -> str:
+        path = PurePath(encoder)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(
+                "a bundle lies below the project root: write models/<preset>/<model>/bundle.safetensors"
+            )
+        return encoder
 
 
 LossTerm = Annotated[
@@ -120,7 +134,7 @@ class NonSaturatingGame(_Game):
     """Non-saturating losses with R1, the penalty on the discriminator's gradient at real images."""
 
     game: Literal["non_saturating"]
-    r1_gamma: Annotated[float, Field(ge=0)] = 1.0
+    r1_gamma: PositiveFloat = 1e-3
 
 
 class WassersteinGame(_Game):
@@ -128,7 +142,7 @@ class WassersteinGame(_Game):
 
     game: Literal["wasserstein"]
     penalty_weight: PositiveFloat = 10.0
-    critic_steps: PositiveInt = 1
+    critic_steps: PositiveInt = 5
 
 
 Game = Annotated[NonSaturatingGame | WassersteinGame, Field(discriminator="game")]

@@ -68,6 +68,12 @@ class Case:
     has_truth: bool
     has_low_dose: bool = True
 
+    @property
+    def pixel_mm(self) -> float:
+        """Side of a pixel: the mean of the row and the column step, which differ in few series."""
+        _, row_step, column_step = self.spacing_mm
+        return (row_step + column_step) / 2
+
     def normal_dose(self) -> npt.NDArray[np.int16]:
         """(slices, rows, columns) HU at normal dose."""
         return self._volume("normal_dose")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -14,23 +15,18 @@ from torch.utils.data import Dataset
 
 from pipeline.data.batches import Batch, Part
 from pipeline.data.cases import Case
-from pipeline.data.low_dose_slices import (
-    CaseNoise,
-    case_acquisition,
-    pixel_side_mm,
-)
-from pipeline.data.noise_levels import normal_dose_noise_sd_hu
-from pipeline.data.patch_batches import check_patch_fits
+from pipeline.data.low_dose_levels import LowDoseLevels, low_dose_levels
+from pipeline.data.low_dose_slices import CaseNoise, case_acquisition
+from pipeline.data.patch_batches import check_patch_fits, fits
 from pipeline.data.patches import SliceOrder
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DataError
 from pipeline.transforms import patch_batches
 from pipeline.transforms.batch import ORIENTATIONS, PIXEL_MM, TURN, ZOOM, window_side, zooms_change
 
-_PLACES: Final = "places"
 _CORNERS: Final = "corners"
-_DOSES: Final = "dose_fractions"
-_OWN_SD: Final = "own_sd_hu"
-"""Batch keys on the way to the device; the last: SD of the normal dose as it is, and at the sample's zoom."""
+_PART: Final = "part"
+"""Batch keys on the way to the device. The second is an empty tensor with step, index and count of the part
+in its shape, which the host knows: so it repeats its choices and need not ask the device for them."""
 _LOW_DOSE: Final = "low_dose"
 _NORMAL_DOSE: Final = "normal_dose"
 
@@ -42,8 +38,12 @@ class LowDoseBatches(Dataset[Batch]):
     generators keyed by seed and step; the noise from the generator that `on_device` is given, so no two steps
     see the same. Keys and shapes are those of `PatchBatches`, without neighbours.
 
-    What a slice's noise is drawn from is computed when it is first drawn, and stays on the device: 100 to 150
-    kB for 512² pixels and patches of 64, as many times more as patches are wider.
+    What a slice's noise is drawn from is computed when it is first drawn, and stays: 100 to 150 kB for 512²
+    pixels and patches of 64, as many times more as patches are wider. It lies on the device; where that of
+    all slices would take more than half of a GPU's free memory, it lies on the host and travels at each use.
+    On a GPU the host waits for the device when a slice is first drawn, and for nothing else here.
+
+    At the start the scan and the noise levels of each case are read from some slices: seconds per case.
 
     Args:
         cases: training cases; no low dose is read.
@@ -55,13 +55,19 @@ class LowDoseBatches(Dataset[Batch]):
         photons_per_ray: at normal dose; None to read them from each case's own noise.
         kernel_cutoff_per_mm: where the kernel ends; None to read it from each case's own noise.
         zooms: magnifications that a sample may have, each as often.
-        noise_levels: whether batches say `noise_sd_hu`: SD in soft tissue of the slice drawn, own noise and
-            added noise together, at the sample's zoom.
+        noise_levels: whether batches say `noise_sd_hu`: level of the sample's series at its dose and zoom, as
+            inference finds it in a series (`low_dose_levels`).
         device: where the training runs.
+        progress: hands the cases on while they are read, one after the other.
+
+    Attributes:
+        noise_sd_hu: lowest and highest level of the cases at these doses and zooms; None where no case has
+            enough soft tissue to tell.
 
     Raises:
         ConfigError: the batch is no whole number of slices, or the dose fractions make no sense.
-        DataError: a slice is smaller than the window, or a case's noise cannot be read.
+        DataError: a slice is smaller than the window, a case's noise cannot be read, or, where batches say
+            it, not be measured.
         ValueError: the zooms make no sense.
     """
 
@@ -79,6 +85,7 @@ class LowDoseBatches(Dataset[Batch]):
         zooms: Sequence[float] = (1.0,),
         noise_levels: bool = False,
         device: torch.device = torch.device("cpu"),  # noqa: B008 (immutable)
+        progress: Callable[[Sequence[Case]], Iterable[Case]] = iter,
     ) -> None:
         _check(batch_size, patches_per_slice, dose_fractions)
         for case in cases:
@@ -91,20 +98,25 @@ class LowDoseBatches(Dataset[Batch]):
         self._zooms = np.array(zooms, np.float64)
         self._cases = tuple(cases)
         self._shapes = np.array([case.shape for case in cases])
-        self._pixels_mm = np.array([pixel_side_mm(case) for case in cases], np.float32)
+        self._pixels_mm = np.array([case.pixel_mm for case in cases], np.float32)
+        self._says_levels = noise_levels
+        self._noise: list[CaseNoise] = []
+        self._levels: list[LowDoseLevels | None] = []
         given = {"photons_per_ray": photons_per_ray, "kernel_cutoff_per_mm": kernel_cutoff_per_mm}
-        self._noise = [
-            CaseNoise(case, case_acquisition(case, device=device, **given), side=self._window, device=device)
-            for case in cases
-        ]
-        self._own_sd_hu = (
-            np.array(
-                [[normal_dose_noise_sd_hu(case, zoom) for zoom in (1.0, *zooms)] for case in cases],
-                np.float32,
-            )
-            if noise_levels
-            else None
-        )
+        for case in progress(cases):
+            scan = case_acquisition(case, device=device, **given)
+            self._noise.append(CaseNoise(case, scan, side=self._window, device=device))
+            try:
+                levels = low_dose_levels(
+                    case, scan, dose_fractions=dose_fractions, zooms=zooms, device=device
+                )
+            except DataError:
+                if noise_levels:
+                    raise
+                levels = None
+            self._levels.append(levels)
+        self._keep_where_it_fits(device)
+        self.noise_sd_hu = _range([levels for levels in self._levels if levels is not None])
         self._order = SliceOrder([case.shape[0] for case in cases], seed)
         self._transform = patch_batches((_LOW_DOSE, _NORMAL_DOSE), patch_size, zooms)
         self._volumes = self._open()
@@ -114,6 +126,53 @@ class LowDoseBatches(Dataset[Batch]):
 
         Raises:
             ValueError: the batch cannot be cut so, or the part would cut a slice's patches apart.
+        """
+        chosen = self.choices(part)
+        each = self._patches_per_slice
+        cases = chosen.places[:, 0].repeat(each)
+        batch = {
+            _NORMAL_DOSE: self._windows(chosen.places.repeat(each, axis=0), chosen.corners),
+            _CORNERS: torch.from_numpy(chosen.corners),
+            _PART: torch.empty(part.step, part.index, part.count, 0),
+            TURN: torch.from_numpy(chosen.turns),
+            PIXEL_MM: torch.from_numpy(self._pixels_mm[cases]),
+        }
+        if self._says_levels:
+            batch["noise_sd_hu"] = torch.tensor(
+                [
+                    levels.at(dose, zoom)
+                    for case, dose, zoom in zip(
+                        cases.tolist(), chosen.doses.repeat(each).tolist(), chosen.zooms.tolist(), strict=True
+                    )
+                    if (levels := self._levels[case]) is not None
+                ]
+            )
+        if zooms_change(self._zooms.tolist()):
+            batch[ZOOM] = torch.from_numpy(self._zooms[chosen.zooms])
+        return batch
+
+    def on_device(self, batch: Batch, *, generator: torch.Generator) -> Batch:
+        """Float32 patches of both doses, the low one with new noise, turned and magnified."""
+        drawn = dict(batch)
+        step, index, count, _ = drawn.pop(_PART).shape
+        chosen = self.choices(Part(step, index, count))
+        corners = torch.split(drawn.pop(_CORNERS), self._patches_per_slice)
+        added_hu = [
+            self._noise[case].draw(position, dose, generator=generator).windows_hu(some, self._window)
+            for (case, position), dose, some in zip(
+                chosen.places.tolist(), chosen.doses.tolist(), corners, strict=True
+            )
+        ]
+        normal_dose = drawn[_NORMAL_DOSE].float()
+        drawn |= {_NORMAL_DOSE: normal_dose, _LOW_DOSE: normal_dose + torch.cat(added_hu)[:, None]}
+        patches: Batch = self._transform(drawn)
+        return patches
+
+    def choices(self, part: Part) -> Choices:
+        """Everything random in a part but the noise: by seed and step alone, the same on every call.
+
+        Raises:
+            ValueError: as for `__getitem__`.
         """
         share, each = part.share(self.batch_size), self._patches_per_slice
         if len(share) % each:
@@ -130,43 +189,13 @@ class LowDoseBatches(Dataset[Batch]):
         zooms = draws.integers(len(self._zooms), size=self.batch_size)[samples]
         doses = np.exp(draws.uniform(self._lowest, self._highest, size=count))[slices]
         places = np.array([self._order[part.step * count + place] for place in range(count)[slices]])
-        cases = places[:, 0].repeat(each)
-        corners = (corners * (self._shapes[cases, 1:] - self._window + 1)).astype(np.int64)
-        batch = {
-            _NORMAL_DOSE: self._windows(places.repeat(each, axis=0), corners),
-            _PLACES: torch.from_numpy(places),
-            _CORNERS: torch.from_numpy(corners),
-            _DOSES: torch.from_numpy(doses),
-            TURN: torch.from_numpy(turns),
-            PIXEL_MM: torch.from_numpy(self._pixels_mm[cases]),
-        }
-        if self._own_sd_hu is not None:
-            batch[_OWN_SD] = torch.from_numpy(
-                np.stack([self._own_sd_hu[cases, 0], self._own_sd_hu[cases, 1 + zooms]], axis=1)
-            )
-        if zooms_change(self._zooms.tolist()):
-            batch[ZOOM] = torch.from_numpy(self._zooms[zooms])
-        return batch
+        room = self._shapes[places[:, 0].repeat(each), 1:] - self._window + 1
+        return Choices(places, doses, (corners * room).astype(np.int64), turns, zooms)
 
-    def on_device(self, batch: Batch, *, generator: torch.Generator) -> Batch:
-        """Float32 patches of both doses, the low one with new noise, turned and magnified."""
-        drawn = dict(batch)
-        places, doses = drawn.pop(_PLACES).tolist(), drawn.pop(_DOSES).tolist()
-        corners = torch.split(drawn.pop(_CORNERS), self._patches_per_slice)
-        noises = [
-            self._noise[case].draw(position, dose, generator=generator)
-            for (case, position), dose in zip(places, doses, strict=True)
-        ]
-        added_hu = [noise.windows_hu(some, self._window) for noise, some in zip(noises, corners, strict=True)]
-        normal_dose = drawn[_NORMAL_DOSE].float()
-        drawn |= {_NORMAL_DOSE: normal_dose, _LOW_DOSE: normal_dose + torch.cat(added_hu)[:, None]}
-        if _OWN_SD in drawn:
-            here, zoomed = drawn.pop(_OWN_SD).unbind(1)
-            sd_hu = torch.stack([noise.soft_tissue_sd_hu() for noise in noises])
-            added = sd_hu.repeat_interleave(self._patches_per_slice) / here
-            drawn["noise_sd_hu"] = zoomed * (1 + added.square()).sqrt()
-        patches: Batch = self._transform(drawn)
-        return patches
+    def _keep_where_it_fits(self, device: torch.device) -> None:
+        resident = device.type != "cuda" or fits(sum(noise.bytes_kept for noise in self._noise), device)
+        for noise in self._noise:
+            noise.resident = resident
 
     def _windows(self, places: npt.NDArray[np.int64], corners: npt.NDArray[np.int64]) -> Tensor:
         """(N, 1, W, W) int16."""
@@ -187,6 +216,32 @@ class LowDoseBatches(Dataset[Batch]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._volumes = self._open()
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a part of a batch shows.
+
+    Attributes:
+        places: (slices, 2) case and position of each slice.
+        doses: (slices,) share of the normal dose.
+        corners: (samples, 2) first row and column of each window.
+        turns: (samples,) number of the turn.
+        zooms: (samples,) number of the magnification.
+    """
+
+    places: npt.NDArray[np.int64]
+    doses: npt.NDArray[np.float64]
+    corners: npt.NDArray[np.int64]
+    turns: npt.NDArray[np.int64]
+    zooms: npt.NDArray[np.int64]
+
+
+def _range(levels: Sequence[LowDoseLevels]) -> tuple[float, float] | None:
+    if not levels:
+        return None
+    found = np.concatenate([table.sd_hu.ravel() for table in levels])
+    return round(float(found.min()), 3), round(float(found.max()), 3)
 
 
 def _check(batch_size: int, patches_per_slice: int, dose_fractions: tuple[float, float]) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from pipeline.data.cases import Case
 from pipeline.data.patches import spread_slices
@@ -19,15 +18,12 @@ from pipeline.dose.insertion import Acquisition, insert_noise
 from pipeline.dose.own_noise import read_acquisition
 from pipeline.dose.realisations import NoiseRealisations
 from pipeline.errors import DataError
-from pipeline.hu import LOWEST_HU, body_region
-from pipeline.metrics.noise import REGION_PIXELS, SOFT_TISSUE
+from pipeline.hu import body_region
 from pipeline.projector.patches import FilteredViews
 
 _SAMPLE_SLICES: Final = 8
 _SLICES_AT_ONCE: Final = 16
 _SEEDS: Final = 2**31
-_SD_PIXELS: Final = 1024
-"""Enough for the SD of a slice's noise within 2 %."""
 
 
 def case_acquisition(
@@ -49,20 +45,19 @@ def case_acquisition(
     Raises:
         DataError: what is to be read cannot be.
     """
-    volume = case.normal_dose()
     shown = torch.stack(
         [
-            visible_pixels(_hu(volume[first : first + _SLICES_AT_ONCE], device)).any(dim=0)
-            for first in range(0, len(volume), _SLICES_AT_ONCE)
+            visible_pixels(normal_dose_hu(case, slice(first, first + _SLICES_AT_ONCE), device)).any(dim=0)
+            for first in range(0, case.shape[0], _SLICES_AT_ONCE)
         ]
     ).any(dim=0)
-    sample = _hu(volume[spread_slices(len(volume), _SAMPLE_SLICES)], device)
+    sample = normal_dose_hu(case, spread_slices(case.shape[0], _SAMPLE_SLICES), device)
     try:
         return read_acquisition(
             sample.cpu().numpy(),
             visible_pixels(sample).cpu().numpy(),
             shown.cpu().numpy(),
-            pixel_mm=pixel_side_mm(case),
+            pixel_mm=case.pixel_mm,
             bowtie=HEAD if body_region(case.anatomy) == "head" else BODY,
             photons_per_ray=photons_per_ray,
             kernel_cutoff_per_mm=kernel_cutoff_per_mm,
@@ -84,7 +79,10 @@ def low_dose_slice(
     dose_fraction: float,
     generator: torch.Generator,
 ) -> npt.NDArray[np.float32]:
-    """One slice at a lower dose, exactly as `ldct simulate dose` makes it: for validation.
+    """One slice at a lower dose, by the full insertion of `ldct simulate dose`: for validation.
+
+    Two things that `ldct simulate dose` knows are not ingested: padding inside the inscribed circle (see
+    `visible_pixels`), and the slice thickness, so no noise is shared between slices.
 
     Args:
         case: with a normal dose.
@@ -99,7 +97,7 @@ def low_dose_slice(
     Raises:
         ValueError: the dose fraction is not between 0 and 1.
     """
-    hu = _hu(case.normal_dose()[index : index + 1], generator.device)
+    hu = normal_dose_hu(case, slice(index, index + 1), generator.device)
     seed = int(torch.randint(_SEEDS, (1,), generator=generator, device=generator.device))
     (low_dose,) = insert_noise(
         hu,
@@ -121,33 +119,25 @@ class SliceNoise:
         realisations: that it was drawn by.
         views: the noise in filtered views.
         visible: (rows, columns) bool, pixels that show something.
-        soft: (K, 2) rows and columns of soft tissue.
     """
 
     realisations: NoiseRealisations
     views: FilteredViews
     visible: Tensor
-    soft: Tensor
 
     def windows_hu(self, corners: Tensor, side: int) -> Tensor:
         """(K, side, side) HU from these first rows and columns, (K, 2), on; zero where nothing is shown."""
-        noise_hu = self.realisations.patches_hu(self.views, corners, side, self._shape)
+        shape = (self.visible.shape[0], self.visible.shape[1])
+        noise_hu = self.realisations.patches_hu(self.views, corners, side, shape)
         steps = torch.arange(side, device=corners.device)
         rows, columns = (first[:, None] + steps for first in corners.unbind(1))
         return noise_hu * self.visible[rows[:, :, None], columns[:, None, :]]
 
-    def soft_tissue_sd_hu(self) -> Tensor:
-        """Standard deviation in the slice's soft tissue, a scalar, within 2 %."""
-        return self.realisations.patches_hu(self.views, self.soft, 1, self._shape).square().mean().sqrt()
-
-    @property
-    def _shape(self) -> tuple[int, int]:
-        rows, columns = self.visible.shape
-        return rows, columns
-
 
 class CaseNoise:
     """Draws noise for a case's slices; what it is drawn from is computed once and stays.
+
+    On a GPU the host waits when a slice is drawn for the first time, and not afterwards.
 
     Args:
         case: with a normal dose.
@@ -161,6 +151,14 @@ class CaseNoise:
         self._noise = NoiseRealisations(acquisition, side=side)
         self._device = device
         self._kept: dict[int, _Kept] = {}
+        self._masks: list[Tensor] = []
+        self.resident = True
+        """Whether line integrals stay in the device's memory; else in the host's, page-locked for a GPU."""
+
+    @property
+    def bytes_kept(self) -> int:
+        """Size of the line integrals of all slices."""
+        return self._case.shape[0] * self._noise.bytes_per_slice
 
     def draw(self, index: int, dose_fraction: float, *, generator: torch.Generator) -> SliceNoise:
         """The noise that a dose lacks in one slice, new at every call.
@@ -173,57 +171,53 @@ class CaseNoise:
         if index not in self._kept:
             self._kept[index] = self._keep(index)
         kept = self._kept[index]
-        (rays,) = self._noise.draw(kept.rays[None], [dose_fraction], generator=generator)
-        return SliceNoise(self._noise, self._noise.filtered(rays), kept.visible, kept.soft)
+        rays = kept.rays.to(self._device, non_blocking=True)
+        (drawn,) = self._noise.draw(rays[None], [dose_fraction], generator=generator)
+        return SliceNoise(self._noise, self._noise.filtered(drawn), kept.visible)
 
     def _keep(self, index: int) -> _Kept:
         """Of one slice, projected alone, so that its last bits do not depend on others."""
-        hu = _hu(self._case.normal_dose()[index : index + 1], self._device)
+        hu = normal_dose_hu(self._case, slice(index, index + 1), self._device)
         visible = visible_pixels(hu)
-        same = (kept.visible for kept in self._kept.values() if torch.equal(kept.visible, visible[0]))
-        return _Kept(
-            rays=self._noise.line_integrals(hu, visible)[0],
-            visible=next(same, visible[0]),
-            soft=_soft_tissue(hu, visible[0]),
-        )
+        rays = self._noise.line_integrals(hu, visible)[0]
+        if not self.resident:
+            rays = rays.cpu().pin_memory() if self._device.type == "cuda" else rays.cpu()
+        mask = next((mask for mask in self._masks if torch.equal(mask, visible[0])), None)
+        if mask is None:
+            mask = visible[0]
+            self._masks.append(mask)
+        return _Kept(rays, mask)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is kept: a loading process draws no noise."""
-        return vars(self) | {"_kept": {}}
+        return vars(self) | {"_kept": {}, "_masks": []}
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """Of a slice, on the device.
+    """Of a slice.
 
     Attributes:
-        rays: line integrals, float16; see `NoiseRealisations.line_integrals`.
-        visible: (rows, columns) bool, shared by slices that show the same pixels.
-        soft: (K, 2) rows and columns of soft tissue, of any pixels where there is none.
+        rays: line integrals, float16, on the device or on the host; see `NoiseRealisations.line_integrals`.
+        visible: (rows, columns) bool on the device, shared by slices that show the same pixels.
     """
 
     rays: Tensor
     visible: Tensor
-    soft: Tensor
 
 
 def visible_pixels(hu: Tensor) -> Tensor:
-    """`(N, rows, columns)` bool, pixels of these slices that show something."""
-    return field_of_view(hu, hu < LOWEST_HU)
+    """`(N, rows, columns)` bool, pixels of these slices that show something and get noise.
+
+    Ingested volumes hold air (-1000 HU) in place of padding. Here that counts as padding only outside the
+    circle inscribed in the matrix, where a slice holds one single value. Padding inside of it (a narrower
+    field of view, a removed table or face) cannot be told from air and gets the noise of air.
+    """
+    return field_of_view(hu, torch.zeros_like(hu, dtype=torch.bool))
 
 
-def pixel_side_mm(case: Case) -> float:
-    """Mean of the row and column spacing."""
-    return float(np.mean(case.spacing_mm[1:]))
-
-
-def _hu(slices: npt.NDArray[np.int16], device: torch.device) -> Tensor:
-    return torch.from_numpy(slices.astype(np.float32)).to(device)
-
-
-def _soft_tissue(hu: Tensor, visible: Tensor) -> Tensor:
-    """(K, 2) places in soft tissue, evenly taken; where there is none, among the visible pixels, or all."""
-    mean = avg_pool2d(hu, REGION_PIXELS, stride=1, padding=REGION_PIXELS // 2)[0]
-    soft = (mean > SOFT_TISSUE.low) & (mean < SOFT_TISSUE.high) & visible
-    places = next(mask.nonzero() for mask in (soft, visible, torch.ones_like(visible)) if bool(mask.any()))
-    return places[:: max(1, len(places) // _SD_PIXELS)]
+def normal_dose_hu(
+    case: Case, slices: slice | list[int] | npt.NDArray[np.int64], device: torch.device
+) -> Tensor:
+    """(N, rows, columns) float32 HU of some slices."""
+    return torch.from_numpy(case.normal_dose()[slices].astype(np.float32)).to(device)

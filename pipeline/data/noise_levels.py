@@ -22,17 +22,30 @@ def low_dose_noise_sd_hu(case: Case, zoom: float = 1.0) -> float:
     Raises:
         DataError: the case has no low dose, or too little soft tissue to measure its noise in.
     """
-    return _noise_sd_hu(case, case.low_dose(), zoom, "low dose")
+    volume = case.low_dose()
+    return measured_noise_sd_hu(case, volume[slices_looked_at(len(volume))], zoom, "low dose")
 
 
-def normal_dose_noise_sd_hu(case: Case, zoom: float = 1.0) -> float:
-    """Global noise level of a case's normal dose; arguments and errors as for the low dose."""
-    return _noise_sd_hu(case, case.normal_dose(), zoom, "normal dose")
+def slices_looked_at(slices: int) -> npt.NDArray[np.int64]:
+    """The slices of a series that its noise is measured in, evenly spread."""
+    return np.unique(np.linspace(0, slices - 1, SLICES_LOOKED_AT).round().astype(np.int64))
 
 
-def _noise_sd_hu(case: Case, volume: npt.NDArray[np.int16], zoom: float, dose: str) -> float:
-    slices = np.unique(np.linspace(0, len(volume) - 1, SLICES_LOOKED_AT).round().astype(int))
-    images = torch.from_numpy(volume[slices].astype(np.float32))
+def measured_noise_sd_hu(
+    case: Case, images_hu: npt.NDArray[np.int16 | np.float32], zoom: float, dose: str
+) -> float:
+    """Global noise level of some slices of a case.
+
+    Args:
+        case: named in errors.
+        images_hu: (slices, rows, columns) HU, those of `slices_looked_at`.
+        zoom: see `low_dose_noise_sd_hu`.
+        dose: what they are, in words.
+
+    Raises:
+        DataError: too little soft tissue to measure the noise in.
+    """
+    images = torch.from_numpy(images_hu.astype(np.float32))
     size = (round(case.shape[1] * zoom), round(case.shape[2] * zoom))
     seen = resample_image(images, size).numpy()
     noise_sd_hu = global_noise_sd_hu(seen, seen)

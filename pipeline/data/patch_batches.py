@@ -86,7 +86,7 @@ class PatchBatches(Dataset[Batch]):
         self._cases = tuple(cases)
         self._volumes = self._open()
         self._shapes = np.array([case.shape for case in cases])
-        self._pixels_mm = np.array([case.spacing_mm[1] for case in cases], np.float32)
+        self._pixels_mm = np.array([case.pixel_mm for case in cases], np.float32)
         self._noise_sd_hu = (
             np.array([[low_dose_noise_sd_hu(case, zoom) for zoom in zooms] for case in cases], np.float32)
             if noise_levels

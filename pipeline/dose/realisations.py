@@ -3,15 +3,19 @@
     noise = NoiseRealisations(acquisition, side=64)
     rays = noise.line_integrals(hu, visible)  # once, float16
     drawn = noise.draw(rays, dose_fractions, generator=generator)  # every time
-    added_hu = noise.patches_hu(noise.filtered(drawn[0]), corners, shape)
+    added_hu = noise.patches_hu(noise.filtered(drawn[0]), corners, 64, shape)
 
 Three things make it cheap. The line integrals are kept. Views are as many as a patch can tell apart: a ray
 then stands for several neighbours and gets the mean of their noise. And only the pixels of the patches are
 back-projected (`projector.patches`).
+
+On a GPU nothing that is done every time makes the host wait: what depends on the scan alone is kept there.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -21,19 +25,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.dose.field_of_view import continued, from_canvas, halved, known, to_canvas
+from pipeline.dose.flux import Flux
 from pipeline.dose.insertion import WIDEST_RAY_MM, Acquisition
 from pipeline.dose.photons import HU_PER_ATTENUATION, attenuation_per_mm
-from pipeline.dose.statistics import draw_missing_noise, low_count, missing_noise, require_dose_fraction
+from pipeline.dose.statistics import draw_missing_noise, low_count, plentiful_noise, require_dose_fraction
 from pipeline.projector import Beam, FanBeam, filtered_back_projection, project
-from pipeline.projector.patches import FilteredViews
+from pipeline.projector.patches import KEPT_SCANS, FilteredViews
 
 VIEWS_PER_PIXEL: Final = 3
 """Views over 360° per pixel along a patch's edge. Noise of frequency f repeats itself at a distance of
 1/(f Δ) where views are Δ apart; about π views per pixel keep that outside of the patch."""
 
-_CLEAR_OF_STARVED: Final = 1 + 1e-5
-"""Counts are lifted a little above the limit of `missing_noise`, so that it reads no table: one takes a
-second, and every dose fraction has its own."""
+_DRAWN_EVERYWHERE: Final = ("cuda",)
+"""Where photons are counted in every ray and the starved ones chosen afterwards: to gather those first, the
+host would have to wait for their number, which costs a GPU more than the counting. A processor gathers."""
 
 
 class NoiseRealisations:
@@ -49,10 +54,17 @@ class NoiseRealisations:
     """
 
     def __init__(self, acquisition: Acquisition, *, side: int) -> None:
-        self.beam = with_fewer_views(acquisition.beam, side)
-        self._rays_each = acquisition.beam.views // self.beam.views
+        self.beam = beam = with_fewer_views(acquisition.beam, side)
+        self._rays_each = acquisition.beam.views // beam.views
         self._flux, self._kernel = acquisition.flux, acquisition.kernel
         self._side = side
+        halves = beam.size % 2 == 0 and beam.detector_cells % 2 == 0
+        self._halved = halves and 2 * beam.pixel_mm <= WIDEST_RAY_MM
+
+    @property
+    def bytes_per_slice(self) -> int:
+        """What `line_integrals` keeps of one slice."""
+        return math.prod(self.beam.sinogram_shape) * torch.float16.itemsize // (2 if self._halved else 1)
 
     def line_integrals(self, hu: Tensor, visible: Tensor) -> Tensor:
         """What is kept of slices: line integrals, on half as many cells where rays so wide are fine enough.
@@ -75,7 +87,7 @@ class NoiseRealisations:
             )
         attenuation = to_canvas(attenuation_per_mm(hu) * visible, beam.size, fill=0.0)
         is_known = to_canvas(known(visible), beam.size, fill=False)
-        if beam.size % 2 == 0 and beam.detector_cells % 2 == 0 and 2 * beam.pixel_mm <= WIDEST_RAY_MM:
+        if self._halved:
             beam = replace(beam.coarser(2), views=beam.views)
             attenuation, is_known = halved(attenuation, is_known)
         larger = continued(attenuation, is_known, beam.pixel_mm)
@@ -121,8 +133,10 @@ class NoiseRealisations:
         """
         if side > self._side:
             raise ValueError(f"the noise was drawn for patches of at most {self._side} pixels, got {side}")
-        margins = torch.tensor([(self.beam.size - length) // 2 for length in shape], device=corners.device)
-        return noise.patches(corners + margins, side) * HU_PER_ATTENUATION
+        firsts = [
+            first + (self.beam.size - length) // 2 for first, length in zip(corners.T, shape, strict=True)
+        ]
+        return noise.patches(torch.stack(firsts, dim=1), side) * HU_PER_ATTENUATION
 
     def slices_hu(self, noise: Tensor, shape: tuple[int, int]) -> Tensor:
         """`(N, rows, columns)` HU of `(N, views, cells)` noise, to be added where pixels are visible."""
@@ -135,16 +149,26 @@ class NoiseRealisations:
         rays = line_integrals.float()[None]
         if rays.shape[1:] != shape:
             rays = functional.interpolate(rays[None], shape, mode="bicubic", align_corners=False)[0]
-        counts = self._flux.expected_counts(rays, self.beam)[0]
-        enough = low_count(electronic_variance) / dose_fraction * _CLEAR_OF_STARVED
+        counts = rays[0].neg().exp_() * _open_counts(self._flux, self.beam, rays.device)
+        enough = low_count(electronic_variance) / dose_fraction
         normal = torch.randn(shape, generator=generator, device=counts.device) / self._rays_each**0.5
-        noise = missing_noise(
-            counts.clamp(min=enough), dose_fraction, normal, electronic_variance=electronic_variance
-        )
+        noise = plentiful_noise(counts, dose_fraction, normal, electronic_variance=electronic_variance)
         starved = counts < enough
-        few = counts[starved].expand(self._rays_each, -1)
-        noise[starved] = draw_missing_noise(few, dose_fraction, electronic_variance, generator).mean(dim=0)
+        everywhere = counts.device.type in _DRAWN_EVERYWHERE
+        few = counts.clamp(max=enough) if everywhere else counts[starved]
+        each = few.expand(self._rays_each, *few.shape)
+        drawn = draw_missing_noise(each, dose_fraction, electronic_variance, generator).mean(dim=0)
+        if everywhere:
+            return torch.where(starved, drawn, noise)
+        noise[starved] = drawn
         return noise
+
+
+@functools.lru_cache(maxsize=KEPT_SCANS)
+def _open_counts(flux: Flux, beam: Beam, device: torch.device) -> Tensor:
+    """`(1, cells)` photons that reach the detector where nothing is in the way."""
+    nothing = torch.zeros(1, 1, beam.detector_cells, device=device)
+    return flux.expected_counts(nothing, beam)[0]
 
 
 def with_fewer_views(beam: Beam, side: int) -> Beam:

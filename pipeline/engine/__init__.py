@@ -1,7 +1,7 @@
 """One training loop for every family of models."""
 
 from pipeline.engine.curves import write_curves
-from pipeline.engine.hardware import Hardware, choose_hardware
+from pipeline.engine.hardware import Hardware, choose_hardware, exact
 from pipeline.engine.journal import DivergenceError, MetricLog
 from pipeline.engine.loop import Outcome, train
 from pipeline.engine.plan import OptimizerPlan, Plan
@@ -20,6 +20,7 @@ __all__ = [
     "ResumeStore",
     "Team",
     "choose_hardware",
+    "exact",
     "join_team",
     "train",
     "write_curves",

@@ -32,7 +32,8 @@ class Feed:
     """This process's parts, step after step.
 
     A step's batch is cut into `team.size * plan.accumulate` equal parts; each process takes a contiguous run
-    of them. Nothing here waits for the device: while it works on one step, the next one is prepared.
+    of them. The feed itself does not wait for a GPU, which works on one step while the next one is prepared;
+    `batches.on_device` may (low dose drawn on the fly reads back where its slices are).
 
     Args:
         batches: of the run.
@@ -43,7 +44,7 @@ class Feed:
         pace: learns how long the data took.
 
     Raises:
-        ConfigError: the batch cannot be cut into equal parts.
+        ConfigError: the batch cannot be cut into equal parts, or these batches not into so many.
     """
 
     def __init__(
@@ -70,6 +71,8 @@ class Feed:
         self._pace = pace
         own = range(team.rank * plan.accumulate, (team.rank + 1) * plan.accumulate)
         self._parts = _Parts(range(first_step, plan.steps), own, count)
+        if count > 1:
+            _check_cut(batches, plan, team)
 
     def __iter__(self) -> Iterator[list[LoadedPart]]:
         """The parts of one step after the other."""
@@ -107,5 +110,17 @@ class _Parts(Sampler[Part]):
 
 def part_seed(seed: int, part: Part) -> int:
     """Seed of one part's random numbers; neighbouring steps and parts share nothing."""
-    entropy = [seed, part.step] if part.count == 1 else [seed, part.step, part.index]
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    sequence = np.random.SeedSequence([seed, part.step, part.index])
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _check_cut(batches: Batches, plan: Plan, team: Team) -> None:
+    """Try one part, because batches may hold samples together, e.g. the patches of one slice."""
+    try:
+        batches[Part(0, 0, team.size * plan.accumulate)]
+    except ValueError as refused:
+        batches[Part(0)]  # whatever is wrong with the data themselves speaks for itself
+        raise ConfigError(
+            f"{plan.name}: batch_size {plan.batch_size} cannot be shared by {team.size} processes with "
+            f"accumulate {plan.accumulate}: {refused}"
+        ) from None

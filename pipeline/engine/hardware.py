@@ -72,7 +72,10 @@ def lightning(hardware: Hardware) -> Fabric:
 
 @contextmanager
 def exact() -> Iterator[None]:
-    """Deterministic kernels where torch has them, and IEEE float32; torch's settings are put back."""
+    """Deterministic kernels where torch has them, and IEEE float32; torch's settings are put back.
+
+    To be entered before the first product on a GPU, as cuBLAS reads its variable once; may be nested.
+    """
     algorithms = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic  # its attributes are properties that mypy does not see

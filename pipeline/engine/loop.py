@@ -86,13 +86,14 @@ def train(
         ConfigError: the batch cannot be cut into equal parts.
         DivergenceError: a loss, gradient or score is not finite; the last good resume state is kept.
         PipelineError: out of memory, a resume state that cannot be used, or another process of the team is
-            gone.
+            gone or, where it leads, failed.
     """
     with exact(), progress:
         session = Session(networks, objective.product, plan, hardware, team)
-        state = store.load() if team.leads else None
-        if state is not None:
-            session.restore(state)
+        with team.leader_first():
+            state = store.load() if team.leads else None
+            if state is not None:
+                session.restore(state)
         session.agree()
         progress.begin(step=session.step, steps=plan.steps)
         if session.best_score is not None:
@@ -149,8 +150,10 @@ class _Loop:
                 self._validate()
         except DivergenceError as diverged:
             raise DivergenceError(self._farewell(diverged)) from None
-        if saving and self._team.leads:
-            self._store.save(session.state())
+        if saving:
+            with self._team.leader_first():
+                if self._team.leads:
+                    self._store.save(session.state())
         if validating or saving:
             self._pace.restart()
         self._progress.advance(session.step)
@@ -169,8 +172,10 @@ class _Loop:
 
     def _validate(self) -> None:
         self._validating = True
-        score = self._team.share(self._score() if self._team.leads else None)
+        with self._team.leader_first():
+            score = self._score() if self._team.leads else None
         self._validating = False
+        score = self._team.share(score)
         if score is None:
             raise ValueError("the leader of a team has a score")
         session = self._session

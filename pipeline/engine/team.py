@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -13,13 +13,18 @@ import torch
 import torch.distributed as dist
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
+from pipeline.engine.memory import is_out_of_memory
 from pipeline.errors import ConfigError, PipelineError
 
 Value = TypeVar("Value")
 
 _PATIENCE: Final = timedelta(minutes=30)
 """How long a process waits for the others, e.g. while the first one validates."""
+_LAST_WORDS: Final = timedelta(seconds=5)
+"""How long the leader, when it fails, waits for those that fail as it does."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +83,29 @@ class Team:
         return result
 
     @contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """Around what the leader alone does (`if team.leads`): if it fails there, the others stop with it.
+
+        Raises:
+            PipelineError: the leader failed, or another process is gone.
+        """
+        try:
+            yield
+        except Exception as failure:
+            with suppress(PipelineError):
+                self.share(_first_line(failure))
+            raise
+        reason = self.share("")
+        if reason:
+            raise PipelineError(f"process {self.rank} of {self.size} stops: the first one failed ({reason})")
+
+    @contextmanager
     def _together(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as lost:
+            if is_out_of_memory(lost):
+                raise
             raise PipelineError(
                 f"process {self.rank} of {self.size} stops: another one is gone, whose own message says why "
                 f"({_first_line(lost)})"
@@ -92,10 +116,11 @@ class Team:
 def join_team() -> Iterator[Team]:
     """Join the processes that torchrun or srun started beside this one; a team of one without them.
 
-    Communication is NCCL between GPUs and gloo between CPUs.
+    Communication is NCCL between GPUs and gloo between CPUs. Where several processes fail with the same
+    `PipelineError`, one of them raises it, and the others leave quietly with its exit code.
 
     Raises:
-        ConfigError: the launcher's environment variables cannot be used.
+        ConfigError: the launcher's environment variables cannot be used, or processes share a GPU.
         PipelineError: the others cannot be reached.
     """
     team, address = _torchrun() or _slurm() or (Team(), "")
@@ -105,10 +130,28 @@ def join_team() -> Iterator[Team]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(gpu_index(team))
+    store = _meet(team, address, "nccl" if cuda else "gloo")
     try:
+        if cuda:
+            gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
+            check_gpus_differ(store, team, str(gpu.uuid))
+        yield team
+    except BaseException as failure:
+        if not cuda:  # NCCL would wait for the others; the launcher ends them, and the end of this process it
+            dist.destroy_process_group()
+        if isinstance(failure, PipelineError) and _is_said(store, team, str(failure)):
+            raise SystemExit(failure.exit_code) from None
+        raise
+    dist.destroy_process_group()
+
+
+def _meet(team: Team, address: str, backend: str) -> Store:
+    """Begin to talk; returns the notes that all processes read and write."""
+    try:
+        store, _, _ = next(rendezvous(f"tcp://{address}", team.rank, team.size, timeout=_PATIENCE))
         dist.init_process_group(
-            "nccl" if cuda else "gloo",
-            init_method=f"tcp://{address}",
+            backend,
+            store=PrefixStore("team", store),
             rank=team.rank,
             world_size=team.size,
             timeout=_PATIENCE,
@@ -118,13 +161,38 @@ def join_team() -> Iterator[Team]:
             f"process {team.rank} of {team.size} cannot reach the others at {address} "
             f"({_first_line(failure)}); is MASTER_PORT free?"
         ) from None
-    try:
-        yield team
-    except BaseException:
-        if not cuda:  # NCCL would wait for the others; the launcher ends them, and the end of this process it
-            dist.destroy_process_group()
-        raise
-    dist.destroy_process_group()
+    return PrefixStore("ldct", store)
+
+
+def check_gpus_differ(store: Store, team: Team, gpu: str) -> None:
+    """Compare the GPUs of all processes: NCCL wants one for each, and only their UUIDs tell them apart.
+
+    Args:
+        store: common to the team.
+        team: to compare.
+        gpu: UUID of this process's GPU.
+
+    Raises:
+        ConfigError: in every process, where two have the same GPU.
+    """
+    store.set(f"gpu/{team.rank}", gpu)
+    count = len({store.get(f"gpu/{rank}") for rank in range(team.size)})
+    if count < team.size:
+        raise ConfigError(
+            f"{team.size} processes share {count} {'GPU' if count == 1 else 'GPUs'}: start {count}, "
+            "one for each GPU"
+        )
+
+
+def _is_said(store: Store, team: Team, line: str) -> bool:
+    """Whether another process ends with the same line already; no where nobody can be asked."""
+    first = True
+    with suppress(RuntimeError):
+        first = store.add(f"said/{line}", 1) == 1
+        store.set(f"ended/{team.rank}", "")
+        if team.leads:  # the store may end with it
+            store.wait([f"ended/{rank}" for rank in range(team.size)], _LAST_WORDS)
+    return not first
 
 
 def gpu_index(team: Team) -> int:
@@ -135,7 +203,7 @@ def gpu_index(team: Team) -> int:
     """
     visible = torch.cuda.device_count()
     if visible == 1 and team.size > 1:
-        return 0  # the launcher shows each process its own GPU alone
+        return 0  # its own, if the launcher shows each process one alone; `join_team` compares them
     if team.local_rank >= visible:
         raise ConfigError(
             f"process {team.local_rank + 1} on this machine has no GPU, {visible} are visible: "

@@ -66,8 +66,9 @@ def _mean(logs: Sequence[Logs]) -> Logs:
 class _Buffers:
     """What a forward pass changes besides the gradients moves once in a turn: with the first part.
 
-    (Vectors of spectral normalisation, statistics of batches.) So every part of a batch meets the same
-    network, on whichever process of a team it runs.
+    So all parts of a process meet the same network. What follows from the weights alone (vectors of spectral
+    normalisation) is also the same in all processes of a team; statistics of data (batch normalisation) would
+    be those of each process's own first part, and the leader's are kept.
     """
 
     def __init__(self, session: Session, *, several: bool) -> None:

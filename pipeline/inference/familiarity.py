@@ -60,21 +60,27 @@ class SeriesFacts:
 
 
 def unfamiliar(
-    fingerprint: Mapping[str, Any], facts: SeriesFacts, *, noise_of: Sequence[Dose] = LOW_DOSE
+    fingerprint: Mapping[str, Any],
+    facts: SeriesFacts,
+    *,
+    noise_of: Sequence[Dose] = LOW_DOSE,
+    made_noise_sd_hu: tuple[float, float] | None = None,
 ) -> tuple[str, ...]:
     """What of a series lies outside the training, margins granted; what either side does not know is passed.
 
     Args:
         fingerprint: of the training (`data.fingerprint.describe`); an empty one says nothing.
         facts: of the series.
-        noise_of: the doses whose noise the network has met; none, and noise is not judged.
+        noise_of: the stored doses whose noise the network has met; none, and noise is not judged.
+        made_noise_sd_hu: lowest and highest noise of a low dose made while training; the network has met it
+            instead of the stored ones.
 
     Returns:
         A short phrase per fact, e.g. `noise 24.6 HU (trained on 8.1 to 15.3)`; none when all is familiar.
     """
     phrases = (
         *_hu(fingerprint.get("normal_dose_hu_percentiles"), facts.hu[facts.visible]),
-        _noise(fingerprint, facts.noise_sd_hu, noise_of),
+        _noise(_met_noise(fingerprint, noise_of, made_noise_sd_hu), facts.noise_sd_hu),
         _pixel_spacing(fingerprint, facts.pixel_spacing_mm),
         *(_slice_thickness(fingerprint, thickness_mm) for thickness_mm in facts.slice_thicknesses_mm),
         *(_kernel(fingerprint.get("kernels"), kernel) for kernel in facts.kernels),
@@ -98,9 +104,14 @@ def _hu(percentiles: Mapping[str, float] | None, hu: npt.NDArray[np.float32]) ->
     return ()
 
 
-def _noise(fingerprint: Mapping[str, Any], sd_hu: float | None, doses: Sequence[Dose]) -> str | None:
+def _met_noise(
+    fingerprint: Mapping[str, Any], doses: Sequence[Dose], made_sd_hu: tuple[float, float] | None
+) -> _Span | None:
     known = fingerprint.get("noise_sd_hu") or {}
-    trained = _span([known.get(dose) for dose in doses])
+    return _span([known.get(dose) for dose in doses] if made_sd_hu is None else [made_sd_hu])
+
+
+def _noise(trained: _Span | None, sd_hu: float | None) -> str | None:
     if sd_hu is None or trained is None or trained.holds(sd_hu, NOISE_MARGIN):
         return None
     return f"noise {sd_hu:.1f} HU (trained on {trained:.1f})"

@@ -249,7 +249,12 @@ class Restoration:
                 (self.segmenter, BOTH_DOSES),
             )
             if network is not None
-            for phrase in unfamiliar(network.bundle.fingerprint, facts, noise_of=doses)
+            for phrase in unfamiliar(
+                network.bundle.fingerprint,
+                facts,
+                noise_of=doses,
+                made_noise_sd_hu=network.bundle.made_noise_sd_hu,
+            )
         ]
         return tuple(dict.fromkeys(phrases))
 

@@ -41,7 +41,9 @@ def wasserstein_generator_loss(fake_logits: Tensor) -> Tensor:
 def r1_penalty(logits: Tensor, inputs: Tensor) -> Tensor:
     """Squared slope of a discriminator at real data, averaged over the batch; the loss takes γ/2 of it.
 
-    Mescheder et al. 2018, arXiv:1801.04406. Where the logits are those of patches, see `_squared_slope`.
+    Mescheder et al. 2018, arXiv:1801.04406. With P logits per image it is ‖∂(l₁ + … + l_P)/∂image‖² / P: the
+    published value for one logit, and for several whose patches do not overlap the mean of their own. (Where
+    they overlap, slopes of neighbours in the same direction add up before they are squared.)
 
     Args:
         logits: (N,) or (N, 1, h, w), made from `inputs` in float32, outside autocast.
@@ -50,16 +52,19 @@ def r1_penalty(logits: Tensor, inputs: Tensor) -> Tensor:
     Raises:
         ValueError: the inputs require no gradient, or the logits have less than float32.
     """
-    return _squared_slope(logits, inputs).mean()
+    values = logits.reshape(len(logits), -1)
+    return _squared_slope(values.sum(dim=1), inputs).mean() / values.shape[1]
 
 
 def gradient_penalty(
     critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """Squared difference from 1 of a critic's slope, halfway or so between real and fake images.
+    """Squared difference from 1 of the slope of a critic's mean logit, between real and fake images.
 
-    Gulrajani et al. 2017, arXiv:1704.00028: each pair of images is mixed by a random share. The critic is
-    called outside autocast.
+    Gulrajani et al. 2017, arXiv:1704.00028: each pair of images is mixed by a random share. The Wasserstein
+    losses judge an image by the mean of its logits, so it is the mean whose slope is held at 1: the critic's
+    gap is then a distance of whole images, in the Euclidean norm over their pixels. The critic is called
+    outside autocast.
 
     Args:
         critic: images to logits, (N,) or (N, 1, h, w).
@@ -75,20 +80,17 @@ def gradient_penalty(
     share = torch.rand((len(real), *[1] * (real.ndim - 1)), generator=generator, device=real.device)
     mixed = torch.lerp(fake.detach().float(), real.detach().float(), share).requires_grad_()
     with torch.autocast(real.device.type, enabled=False):
-        squares = _squared_slope(critic(mixed), mixed)
+        logits = critic(mixed)
+        squares = _squared_slope(logits.reshape(len(mixed), -1).mean(dim=1), mixed)
     # the summand keeps the slope of a critic that is flat from having an infinite derivative
     return ((squares + 1e-12).sqrt() - 1).square().mean()
 
 
-def _squared_slope(logits: Tensor, inputs: Tensor) -> Tensor:
-    """(N,) squared gradient of an image's summed logits with regard to the image, over their number.
-
-    For patches that do not overlap this is the mean of the patches' own squared gradients, so that a
-    penalty's weight means the same for images of every size.
-    """
+def _squared_slope(values: Tensor, inputs: Tensor) -> Tensor:
+    """(N,) squared gradient of each image's value, `values` (N,), with regard to that image."""
     if not inputs.requires_grad:
         raise ValueError("the inputs require no gradient; call requires_grad_() before the discriminator")
-    if logits.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"a gradient penalty needs float32 logits, got {logits.dtype}")
-    (gradient,) = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
-    return gradient.flatten(1).square().sum(dim=1) / logits[0].numel()
+    if values.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"a gradient penalty needs float32 logits, got {values.dtype}")
+    (gradient,) = torch.autograd.grad(values.sum(), inputs, create_graph=True)
+    return gradient.flatten(1).square().sum(dim=1)

@@ -65,11 +65,11 @@ def gradient_difference(restored: Tensor, target: Tensor) -> Tensor:
     return difference.diff(dim=-2).abs().mean() + difference.diff(dim=-1).abs().mean()
 
 
-def structural_dissimilarity(restored: Tensor, target: Tensor, *, data_range: float) -> Tensor:
+def structural_dissimilarity(restored: Tensor, target: Tensor, *, data_range: float, lowest: float) -> Tensor:
     """1 − mean SSIM, with an 11×11 Gaussian window (σ 1.5 pixels) that stays inside the image.
 
     Wang et al. 2004, doi:10.1109/TIP.2003.819861. SSIM is defined for values from 0 upwards, while a network
-    scale is signed: both images are moved so that the lowest value of the target is 0. Nothing is clipped:
+    scale is signed: local means are counted from `lowest`, the same for every image. Nothing is clipped:
     values outside a window have gradients as well.
 
     Local means are products with banded matrices, not convolutions: cuDNN convolves in TF32 unless told
@@ -79,6 +79,7 @@ def structural_dissimilarity(restored: Tensor, target: Tensor, *, data_range: fl
         restored: (N, 1, H, W) in network units.
         target: the same shape.
         data_range: width of the window of interest, in network units: it sets how large a difference counts.
+        lowest: network value that SSIM takes for 0, e.g. that of -1024 HU.
 
     Raises:
         ValueError: shapes differ, a side is shorter than 11 pixels, or `data_range` is not positive.
@@ -89,8 +90,7 @@ def structural_dissimilarity(restored: Tensor, target: Tensor, *, data_range: fl
     if min(x.shape[-2:]) < SSIM_TAPS:
         raise ValueError(f"SSIM needs {SSIM_TAPS}x{SSIM_TAPS} pixels or more, got {tuple(x.shape)}")
     with torch.autocast(x.device.type, enabled=False):
-        lowest = y.amin(dim=(1, 2, 3), keepdim=True)
-        return 1 - _similarity(x - lowest, y - lowest, data_range).mean()
+        return 1 - _similarity(x, y, data_range, lowest).mean()
 
 
 def _alike(restored: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,14 +99,18 @@ def _alike(restored: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return restored.float(), target.float()
 
 
-def _similarity(x: Tensor, y: Tensor, data_range: float) -> Tensor:
-    """SSIM of every window, (N, 1, H − 10, W − 10)."""
+def _similarity(x: Tensor, y: Tensor, data_range: float, lowest: float) -> Tensor:
+    """SSIM of every window, (N, 1, H − 10, W − 10).
+
+    Variances do not depend on `lowest`; taken of values near 0, as tissue has, they lose fewer digits.
+    """
     rows, columns = (_gaussian_means(size, x) for size in x.shape[-2:])
     images = torch.stack([x, y, x * x, y * y, x * y])
     mean_x, mean_y, mean_xx, mean_yy, mean_xy = rows @ images @ columns.T
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     variances = mean_xx - mean_x**2 + mean_yy - mean_y**2
     covariance = mean_xy - mean_x * mean_y
+    mean_x, mean_y = mean_x - lowest, mean_y - lowest
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     similarity: Tensor = luminance * (2 * covariance + c2) / (variances + c2)
     return similarity

@@ -12,6 +12,7 @@ from typing import Any, Final
 from torch import Tensor
 
 from pipeline.errors import ConfigError
+from pipeline.hu import LOWEST_HU
 from pipeline.losses.features import Encoder, feature_distance
 from pipeline.losses.images import (
     absolute_error,
@@ -56,10 +57,12 @@ class Surroundings:
     """What turns the arguments of settings into those of a loss.
 
     Attributes:
+        zero_hu: HU of the network's 0.
         unit_hu: HU per network unit.
         encoders: ready feature extractors by the path that settings give them.
     """
 
+    zero_hu: float
     unit_hu: float
     encoders: Mapping[str, Encoder]
 
@@ -73,8 +76,6 @@ def _l1(_: Surroundings) -> ImageLoss:
 
 
 def _charbonnier(surroundings: Surroundings, *, epsilon_hu: float) -> ImageLoss:
-    if not epsilon_hu > 0:
-        raise ValueError(f"epsilon_hu must be positive, got {epsilon_hu}")
     return partial(charbonnier, epsilon=epsilon_hu / surroundings.unit_hu)
 
 
@@ -83,9 +84,11 @@ def _gradient(_: Surroundings) -> ImageLoss:
 
 
 def _ssim(surroundings: Surroundings, *, data_range_hu: float) -> ImageLoss:
-    if not data_range_hu > 0:
-        raise ValueError(f"data_range_hu must be positive, got {data_range_hu}")
-    return partial(structural_dissimilarity, data_range=data_range_hu / surroundings.unit_hu)
+    return partial(
+        structural_dissimilarity,
+        data_range=data_range_hu / surroundings.unit_hu,
+        lowest=(LOWEST_HU - surroundings.zero_hu) / surroundings.unit_hu,
+    )
 
 
 def _features(surroundings: Surroundings, *, encoder: str) -> ImageLoss:
@@ -109,6 +112,7 @@ LOSSES: Final[dict[str, Callable[..., ImageLoss]]] = {
 def build_loss_terms(
     terms: Iterable[Mapping[str, Any]],
     *,
+    zero_hu: float,
     unit_hu: float,
     encoders: Mapping[str, Encoder] = MappingProxyType({}),
 ) -> tuple[LossTerm, ...]:
@@ -116,17 +120,16 @@ def build_loss_terms(
 
     Args:
         terms: `kind`, `weight` (1 where it is missing) and the arguments of the kind; lengths in HU.
+        zero_hu: HU of the network's 0.
         unit_hu: HU per network unit.
         encoders: ready feature extractors by the path in the settings.
 
     Raises:
-        ConfigError: there is no term, a kind is unknown, comes twice, or does not take its arguments.
+        ConfigError: a kind is unknown, comes twice, or does not take its arguments.
     """
-    surroundings = Surroundings(unit_hu, encoders)
+    surroundings = Surroundings(zero_hu, unit_hu, encoders)
     built = tuple(_build(surroundings, **term) for term in terms)
     names = [term.name for term in built]
-    if not names:
-        raise ConfigError("losses is empty; a training needs at least one term, e.g. kind: mse")
     if repeated := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"losses name {', '.join(sorted(repeated))} more than once; add up their weights")
     return built

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
@@ -11,6 +14,8 @@ from torch.nn.functional import interpolate, pad
 from pipeline.hu import HUScale, HUWindow
 from pipeline.models.inputs import input_channels
 from pipeline.models.tiles import apply_in_tiles
+
+HU = TypeVar("HU", bound=np.generic)
 
 
 def network_input(
@@ -108,6 +113,22 @@ def with_neighbours(volume_hu: Tensor, neighbours: int) -> Tensor:
     offsets = torch.arange(input_channels(neighbours, noise_map=False), device=volume_hu.device) - neighbours
     here = torch.arange(len(volume_hu), device=volume_hu.device)[:, None]
     return volume_hu[(here + offsets).clamp(0, len(volume_hu) - 1)]
+
+
+def among_neighbours(volume_hu: npt.NDArray[HU], position: int, neighbours: int) -> npt.NDArray[HU]:
+    """One slice of a volume between its neighbours, as `with_neighbours` gives it; only these are read.
+
+    Args:
+        volume_hu: (S, H, W), e.g. a memory map.
+        position: of the slice.
+        neighbours: k, slices on either side.
+
+    Returns:
+        (2k + 1, H, W).
+    """
+    around = np.arange(position - neighbours, position + neighbours + 1)
+    slices: npt.NDArray[HU] = volume_hu[around.clip(0, len(volume_hu) - 1)]
+    return slices
 
 
 @torch.no_grad()

@@ -52,18 +52,19 @@ class NonSaturating:
     """Goodfellow et al. 2014, arXiv:1406.2661, with R1 (Mescheder et al. 2018, arXiv:1801.04406).
 
     Attributes:
-        r1_gamma: γ; the penalty is γ/2 times the squared slope at real pairs.
+        r1_gamma: γ; the penalty is γ/2 times `losses.r1_penalty` at real pairs. It goes with the network's
+            unit: 1e-3 suits 1000 HU.
 
     Raises:
-        ValueError: `r1_gamma` is negative.
+        ValueError: `r1_gamma` is not positive.
     """
 
     r1_gamma: float
     critic_steps: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if not self.r1_gamma >= 0:
-            raise ValueError(f"r1_gamma must be 0 or more, got {self.r1_gamma}")
+        if not self.r1_gamma > 0:
+            raise ValueError(f"r1_gamma must be positive, got {self.r1_gamma}")
 
     def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """Cross-entropy of real and restored."""
@@ -114,7 +115,7 @@ class Wasserstein:
     def penalty(
         self, judge: Judge, normal_dose: Tensor, restored: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """λ times the squared distance of the slope from 1, between real and restored."""
+        """λ times the squared distance from 1 of the mean logit's slope, between real and restored."""
         return self.penalty_weight * gradient_penalty(judge, normal_dose, restored, generator)
 
     def denoiser_loss(self, fake_logits: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from pipeline.figures import Panel, save_panels
 from pipeline.hu import ABDOMEN, HUScale, HUWindow
 from pipeline.losses import MSE, LossTerm
 from pipeline.metrics import CONVENTIONS, psnr, ssim
-from pipeline.models.apply import neighbours_of, network_input, restore_hu, takes_noise_map
+from pipeline.models.apply import network_input, restore_hu
 from pipeline.models.precision import device_of
 from pipeline.objectives.base import Batch, Networks, Score, Turn
 
@@ -78,15 +78,18 @@ class RestorationPair:
 class Restoration:
     """Weighted sum of losses on the network scale between the restored and the normal-dose patch.
 
-    The network adds its correction to its own input (RED-CNN's input skip), so this is residual learning.
+    Whether the network draws the image or a correction of its input is the network's business (`residual`).
     Validation is PSNR under the convention `redcnn`, against the normal dose, averaged over whole slices.
-    Where the input is degraded, the convention goes on with how: such scores compare with no others.
+    Where the input is made from the normal dose, the convention goes on with how: such scores compare with no
+    others.
 
     Args:
         scale: HU to network units.
         validation: whole slices of validation patients, always the same, already degraded.
         losses: the terms; the mean squared error unless others are given.
-        degradation: makes the input from the normal dose; without a step it is the stored low dose.
+        degradation: makes the input from the normal dose; without a step it is the batch's low dose.
+        input_words: what the validation's input is, for the convention, where it is neither a stored low dose
+            nor made by `degradation`.
 
     Raises:
         ValueError: `losses` is empty.
@@ -101,6 +104,7 @@ class Restoration:
         *,
         losses: Sequence[LossTerm] = (MSE,),
         degradation: Sequence[Degradation] = (),
+        input_words: str | None = None,
     ) -> None:
         if not losses:
             raise ValueError("a restoration needs at least one loss")
@@ -108,6 +112,9 @@ class Restoration:
         self._validation = validation
         self._losses = losses
         self._degradation = degradation
+        if degradation and input_words is None:
+            input_words = f"normal dose after {', '.join(map(repr, degradation))}"
+        self._convention = CONVENTION if input_words is None else f"{CONVENTION}, input: {input_words}"
 
     def turns(
         self,
@@ -140,7 +147,6 @@ class Restoration:
         if not self._degradation:
             low_dose, noise_sd_hu = batch["low_dose"], batch.get("noise_sd_hu")
             return network_input(network, low_dose, self._scale, noise_sd_hu=noise_sd_hu), target
-        _check_sees_one_slice(network)
         degraded = degrade(
             batch["normal_dose"], self._degradation, pixel_mm=batch["pixel_mm"], generator=generator
         )
@@ -168,7 +174,7 @@ class Restoration:
             "ssim": similarity,
             "input_ssim": similarity_before,
         }
-        return Score("psnr_db", value, self._convention(), higher_is_better=True, details=details)
+        return Score("psnr_db", value, self._convention, higher_is_better=True, details=details)
 
     def draw(self, networks: Networks, path: Path, *, bf16: bool) -> None:
         """Input, restored, normal dose and what was removed, for slices spread over the validation."""
@@ -191,11 +197,6 @@ class Restoration:
     def _scores_of_the_input(self) -> tuple[float, float]:
         return _mean_scores([pair.degraded_slice for pair in self._validation], self._validation)
 
-    def _convention(self) -> str:
-        if not self._degradation:
-            return CONVENTION
-        return f"{CONVENTION}, input: normal dose after {', '.join(map(repr, self._degradation))}"
-
     def _restore(self, networks: Networks, pair: RestorationPair, *, bf16: bool) -> npt.NDArray[np.float32]:
         network = networks[self.product]
         device = device_of(network)
@@ -204,20 +205,6 @@ class Restoration:
         restored = restore_hu(network, image, self._scale, noise_sd_hu=level, bf16=bf16)
         values: npt.NDArray[np.float32] = restored[0, 0].cpu().numpy()
         return values
-
-
-def _check_sees_one_slice(network: nn.Module) -> None:
-    """A degradation spoils patches of single slices, and how much noise is in the result it does not say."""
-    if neighbours := neighbours_of(network):
-        raise ValueError(
-            f"a degradation makes single slices and the network takes neighbours={neighbours}: "
-            "set neighbours to 0, or leave degradation out"
-        )
-    if takes_noise_map(network):
-        raise ValueError(
-            "the noise level after a degradation is not known and the network takes a noise map: "
-            "set noise_map to false, or leave degradation out"
-        )
 
 
 def _spread(pairs: Sequence[RestorationPair], most: int) -> list[RestorationPair]:

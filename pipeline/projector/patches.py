@@ -7,9 +7,10 @@ detector, which spares an arc tangent per pixel and view.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ from pipeline.projector.kernel import Kernel
 FINE_CELLS: Final = 2 + 5**0.5
 """Per detector cell. An irrational number, so that the middles of fine cells, where values are read, spread
 evenly over a cell: then the variance of interpolated noise is that of reading in between."""
+
+KEPT_SCANS: Final = 1024
+"""Scans whose constants stay on the device, 0.1 MB each: to copy them each time would make the host wait."""
 
 _VALUES_AT_ONCE: Final = {"cpu": 2**16}
 _VALUES_AT_ONCE_ELSEWHERE: Final = 2**24
@@ -56,14 +60,10 @@ class FilteredViews:
         """
         if tuple(sinogram.shape) != beam.sinogram_shape:
             raise ValueError(f"sinogram must be {beam.sinogram_shape}, got {tuple(sinogram.shape)}")
-        weighted = sinogram * (beam.ray_weights().to(sinogram) * (math.pi / beam.views))
-        padded = functional.pad(convolved(weighted, filter_response(beam, kernel)), (1, 1))
-        place, factor = _fine_cells(beam)
-        lower = place.floor().clamp_(0, beam.detector_cells)
-        share = (place - lower).clamp_(0, 1).to(sinogram)
-        below = lower.long().to(sinogram.device)
-        values = torch.lerp(padded[:, below], padded[:, below + 1], share)
-        return cls(beam, values.mul_(factor.to(sinogram)))
+        kept = _filter(beam, kernel, sinogram.device)
+        padded = functional.pad(convolved(sinogram * kept.weights, kept.response), (1, 1))
+        values = torch.lerp(padded[:, kept.below], padded[:, kept.below + 1], kept.share)
+        return cls(beam, values.mul_(kept.factor))
 
     def patches(self, corners: Tensor, side: int) -> Tensor:
         """Square patches of the reconstruction.
@@ -92,18 +92,18 @@ class FilteredViews:
     def _sums(self, rows: Tensor, columns: Tensor, views_together: int) -> Tensor:
         """`(K, side, side)` sums over the views; rows and columns `(K, side)` from the image centre."""
         sums = self.values.new_zeros(*rows.shape, columns.shape[1])
-        angles = self.beam.angles()
+        waves = _waves(self.beam, self.values.device)
         first = 0
-        for some in torch.split(angles, views_together):
+        for some in torch.split(waves, views_together, dim=1):
             read = self._read(rows, columns, some, first)
             sums += read.sum(dim=1)
-            first += len(some)
+            first += some.shape[1]
         return sums
 
-    def _read(self, rows: Tensor, columns: Tensor, angles: Tensor, first: int) -> Tensor:
-        """`(K, views, side, side)` weighted values of these views, the first of which is number `first`."""
+    def _read(self, rows: Tensor, columns: Tensor, waves: Tensor, first: int) -> Tensor:
+        """`(K, views, side, side)` weighted values of some views, see `_waves`, the first number `first`."""
         unit = self.beam.pitch_rad if isinstance(self.beam, FanBeam) else 1.0
-        cosine, sine = (wave.to(self.values)[:, None] * unit for wave in (angles.cos(), angles.sin()))
+        cosine, sine = waves[..., None]
         y, x = (axis.to(self.values)[:, None] for axis in (rows, columns))
         place = (y * sine)[..., :, None] + (x * cosine)[..., None, :]
         fine = self.values.shape[1]
@@ -111,12 +111,50 @@ class FilteredViews:
             magnification = ((1 - y * cosine)[..., :, None] + (x * sine)[..., None, :]).reciprocal_()
             place.mul_(magnification)
         place.mul_(FINE_CELLS / unit).add_(fine / 2).clamp_(0, fine - 1)
-        lines = torch.arange(first, first + len(angles), dtype=torch.int32, device=place.device) * fine
+        lines = torch.arange(first, first + waves.shape[1], dtype=torch.int32, device=place.device) * fine
         index = place.int().add_(lines[:, None, None])
         values = self.values.flatten().index_select(0, index.flatten()).reshape(index.shape)
         return (
             values if not isinstance(self.beam, FanBeam) else values.mul_(magnification).mul_(magnification)
         )
+
+
+class _Filter(NamedTuple):
+    """What filtering takes, on a device.
+
+    Attributes:
+        weights: of the rays of a view, and the step between views.
+        response: of the filter.
+        below: (fine cells,) detector cell below each fine cell.
+        share: of the cell above it.
+        factor: of each fine cell.
+    """
+
+    weights: Tensor
+    response: Tensor
+    below: Tensor
+    share: Tensor
+    factor: Tensor
+
+
+@functools.lru_cache(maxsize=KEPT_SCANS)
+def _filter(beam: Beam, kernel: Kernel, device: torch.device) -> _Filter:
+    place, factor = _fine_cells(beam)
+    lower = place.floor().clamp_(0, beam.detector_cells)
+    return _Filter(
+        weights=beam.ray_weights().to(device, torch.float32) * (math.pi / beam.views),
+        response=filter_response(beam, kernel).to(device),
+        below=lower.long().to(device),
+        share=(place - lower).clamp_(0, 1).to(device, torch.float32),
+        factor=factor.to(device, torch.float32),
+    )
+
+
+@functools.lru_cache(maxsize=KEPT_SCANS)
+def _waves(beam: Beam, device: torch.device) -> Tensor:
+    """`(2, views)` float32: cosine and sine of each view, in a fan times the pitch of its rays."""
+    angles, unit = beam.angles(), beam.pitch_rad if isinstance(beam, FanBeam) else 1.0
+    return torch.stack([angles.cos(), angles.sin()]).to(device, torch.float32) * unit
 
 
 def _fine_cells(beam: Beam) -> tuple[Tensor, Tensor]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 import pipeline
 from pipeline.bundle import Bundle, save_bundle
+from pipeline.config.labels import load_labels
 from pipeline.config.layout import EXPERIMENT, Layout
 from pipeline.config.train import TrainSettings, load_train_settings
 from pipeline.data import data_digest
@@ -25,6 +27,7 @@ from pipeline.engine import (
     ResumeStore,
     Team,
     choose_hardware,
+    exact,
     join_team,
     train,
     write_curves,
@@ -50,6 +53,8 @@ ROOMS: Final = (
 )
 CODE: Final = ("hu.py", "stages/families/**/*.py", *(f"{room}/*.py" for room in ROOMS))
 """What decides the weights: a resume state of other code is not continued."""
+LIBRARIES: Final = ("lightning-fabric", "monai", "numpy", "scipy")
+"""What computes them beside torch: nor is one of another release."""
 
 
 def run(name: str, preset: str) -> None:
@@ -61,32 +66,33 @@ def run(name: str, preset: str) -> None:
         ConfigError: the settings cannot be used.
         DataError: the ingested cases cannot be used.
         DivergenceError: the training diverged.
-        PipelineError: out of memory, or another process of the team is gone.
+        PipelineError: out of memory, or another process of the team is gone or, where it leads, failed.
     """
     layout = Layout(preset)
-    config = layout.config(name)
-    settings = load_train_settings(config)
-    with join_team() as team:
+    with join_team() as team, exact(), ExitStack() as opened:
+        config = layout.config(name)
+        settings = load_train_settings(config)
         hardware = choose_hardware(settings.precision, team)
         training = build_training(settings, layout.cases, device=hardware.device)
         digest = data_digest(layout.cases)
-        key = _resume_key(config, digest, training, hardware, parts=team.size * settings.accumulate)
+        key = _resume_key(config, settings, digest, training, hardware, team)
         store = ResumeStore(project_root() / ".ldct" / "resume" / f"{preset}-{name}-{key[:16]}", key)
-        with _run_of(team, layout, name, config, digest, store) as tracked:
+        with team.leader_first():
+            tracked = opened.enter_context(_run_of(team, layout, name, config, digest, store))
             if team.leads:
                 store.folder.mkdir(parents=True, exist_ok=True)
                 write_run_json(tracked, store.folder / RUN_FILE)
                 tracked.log_params(settings.model_dump())
-            outcome = _train(name, settings, training, hardware, store, tracked, team)
-            if team.leads:
-                bundle = replace(
-                    training.bundle,
-                    name=name,
-                    precision="bf16" if hardware.bf16 else "fp32",
-                    config_digest=file_sha256(config),
-                    data_digest=digest,
-                )
-                _write(layout, name, bundle, training, outcome, tracked, bf16=hardware.bf16)
+        outcome = _train(name, settings, training, hardware, store, tracked, team)
+        if team.leads:
+            bundle = replace(
+                training.bundle,
+                name=name,
+                precision="bf16" if hardware.bf16 else "fp32",
+                config_digest=file_sha256(config),
+                data_digest=digest,
+            )
+            _write(layout, name, bundle, training, outcome, tracked, bf16=hardware.bf16)
     if team.leads:
         store.remove()
 
@@ -184,19 +190,25 @@ def _interrupted_run(store: ResumeStore) -> str | None:
     return run_id
 
 
-def _resume_key(config: Path, digest: str, training: Training, hardware: Hardware, *, parts: int) -> str:
+def _resume_key(
+    config: Path, settings: TrainSettings, digest: str, training: Training, hardware: Hardware, team: Team
+) -> str:
     """Digest of everything that decides the weights; a batch may come in the same parts to another team."""
     package = Path(pipeline.__file__).parent
     files = [file for part in CODE for file in package.glob(part)]
     device = hardware.device
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}"
+    parts = team.size * settings.accumulate
     arithmetic = f"bf16 {hardware.bf16}, compile {hardware.compile}, {torch.get_num_threads()} threads"
     return digest_of(
         {
             "config": file_sha256(config),
+            "settings": json.dumps(settings.model_dump(mode="json"), sort_keys=True),  # with all defaults
+            "labels": load_labels().model_dump_json() if training.bundle.labels else "",
             "data": digest,
             "training": digest_of(dict(training.bundle.training)),  # e.g. the encoder of a feature loss
             "code": digest_of({str(file.relative_to(package)): file_sha256(file) for file in files}),
+            "libraries": ", ".join(f"{library} {version(library)}" for library in LIBRARIES),
             "machine": f"torch {torch.__version__}, {processor}, {arithmetic}, {parts} parts",
         }
     )

@@ -21,7 +21,7 @@ from pipeline.data import Case
 from pipeline.data.noise_levels import low_dose_noise_sd_hu
 from pipeline.data.patches import spread_slices
 from pipeline.errors import DataError
-from pipeline.models.apply import neighbours_of, restore_hu, takes_noise_map, with_neighbours
+from pipeline.models.apply import among_neighbours, neighbours_of, restore_hu, takes_noise_map
 from pipeline.models.precision import device_of, ieee_float32, preferred_device, preferred_precision
 
 Item = TypeVar("Item")
@@ -82,7 +82,8 @@ def with_low_dose(cases: Sequence[Case], role: str) -> tuple[Case, ...]:
     if not chosen:
         raise DataError(
             f"no {role} case has a low dose, and without one no denoiser can be scored; "
-            "name pairs in the manifest and run `ldct ingest` again"
+            "make one from their normal dose with `ldct simulate dose`, or name pairs in the manifest, "
+            "and run `ldct ingest` again"
         )
     if left_out := len(cases) - len(chosen):
         Console(stderr=True).print(
@@ -113,9 +114,8 @@ def restore_with(bundle: Bundle) -> Callable[[Case, int], Slice]:
 
     @ieee_float32()
     def restore(case: Case, index: int) -> Slice:
-        first = max(0, index - neighbours)
-        seen_hu = np.asarray(case.low_dose()[first : index + neighbours + 1], np.float32)
-        image = with_neighbours(torch.from_numpy(seen_hu), neighbours)[index - first].unsqueeze(0)
+        seen_hu = among_neighbours(case.low_dose(), index, neighbours).astype(np.float32)
+        image = torch.from_numpy(seen_hu).unsqueeze(0)
         restored = restore_hu(model, image.to(device), scale, noise_sd_hu=noise_sd_hu(case), bf16=bf16)
         return np.asarray(restored[0, 0].cpu())
 

@@ -28,9 +28,9 @@ from pipeline.objectives import (
     RestorationPair,
     Wasserstein,
 )
+from pipeline.stages.evaluation.context import progress
 from pipeline.stages.families.bundles import Training, blank_bundle
 from pipeline.stages.families.restoration.checks import check_low_dose, check_network, check_patch_size
-from pipeline.stages.families.restoration.described import DescribedInput
 from pipeline.stages.families.restoration.encoders import load_encoders
 from pipeline.stages.families.restoration.validation import (
     degraded_pairs,
@@ -63,23 +63,27 @@ def build_restoration(
     encoders = load_encoders(settings, scale, device)
     losses = build_loss_terms(
         settings.loss_terms(),
+        zero_hu=scale.zero_hu,
         unit_hu=scale.unit_hu,
         encoders={path: encoder.features for path, encoder in encoders.items()},
     )
     networks = {Restoration.product: network}
     if settings.adversarial is not None:
         networks[DISCRIMINATOR] = _discriminator(settings.adversarial, settings.data.patch_size)
+    batches = _batches(settings, network, training, device)
     return Training(
         objective=_objective(settings, network, scale, losses, validation),
         networks=networks,
-        batches=_batches(settings, network, training, device),
+        batches=batches,
         bundle=blank_bundle(
             "denoiser",
             settings,
             settings.model.arguments,
             fingerprint,
             scale=scale,
-            training=_record(settings, {path: encoder.model_hash for path, encoder in encoders.items()}),
+            training=_record(
+                settings, batches, {path: encoder.model_hash for path, encoder in encoders.items()}
+            ),
         ),
     )
 
@@ -93,14 +97,13 @@ def _objective(
 ) -> Objective:
     degradation = build_degradations(step.model_dump() for step in settings.degradation or ())
     restoration = Restoration(
-        scale, _pairs(settings, network, degradation, validation), losses=losses, degradation=degradation
+        scale,
+        _pairs(settings, network, degradation, validation),
+        losses=losses,
+        degradation=degradation,
+        input_words=None if settings.low_dose is None else made_in_words(settings.low_dose),
     )
-    objective: Objective = restoration
-    if settings.adversarial is not None:
-        objective = _with_game(restoration, settings.adversarial)
-    if settings.low_dose is not None:
-        objective = DescribedInput(objective, made_in_words(settings.low_dose))
-    return objective
+    return restoration if settings.adversarial is None else _with_game(restoration, settings.adversarial)
 
 
 def _pairs(
@@ -130,6 +133,7 @@ def _batches(
             zooms=data.zooms,
             noise_levels=takes_noise_map(network),
             device=device,
+            progress=lambda cases: progress(cases, "Scans and noise levels"),
             **settings.low_dose.model_dump(),
         )
     return PatchBatches(
@@ -161,17 +165,19 @@ def _with_game(restoration: Restoration, settings: Game) -> AdversarialRestorati
 
 
 def _discriminator(settings: Game, patch_size: int) -> nn.Module:
-    """Spectral normalisation would bound the slope that a Wasserstein critic's penalty wants at 1."""
+    """Without spectral normalisation: the penalty of either game bounds the slope already."""
     discriminator = patch_discriminator(
         features=settings.discriminator.features,
         layers=settings.discriminator.layers,
-        spectral_norm=isinstance(settings, NonSaturatingGame),
+        spectral_norm=False,
     )
     check_patch_size("adversarial.discriminator", discriminator, patch_size)
     return discriminator
 
 
-def _record(settings: RestorationSettings, encoders: Mapping[str, str]) -> dict[str, Any]:
-    """What the bundle keeps: losses, how the input was made, the game, and the encoders' hashes."""
+def _record(settings: RestorationSettings, batches: Batches, encoders: Mapping[str, str]) -> dict[str, Any]:
+    """What the bundle keeps: losses, how the input was made and its noise, the game, the encoders' hashes."""
     kept = settings.model_dump(mode="json", include={"losses", "degradation", "low_dose", "adversarial"})
+    if isinstance(batches, LowDoseBatches) and batches.noise_sd_hu is not None:
+        kept["low_dose"]["noise_sd_hu"] = list(batches.noise_sd_hu)
     return {name: value for name, value in {**kept, "encoders": dict(encoders)}.items() if value}

@@ -62,8 +62,8 @@ def load_encoders(
 def _load(path: str, scale: HUScale, device: torch.device) -> SegmenterEye:
     if not Path(path).is_file():
         raise ConfigError(
-            f"losses: the encoder {path} is not there; train that segmenter first (ldct train unet), or name "
-            "another one's bundle.safetensors"
+            f"losses: the encoder {path} is not there; train that segmenter first (ldct train unet --preset "
+            "demo writes models/demo/unet/bundle.safetensors), or name another one's"
         )
     bundle = load_bundle(Path(path), "segmenter")
     if bundle.window is None:

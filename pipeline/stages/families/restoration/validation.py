@@ -6,21 +6,19 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from pipeline.config.restoration import LowDoseSettings
 from pipeline.data import Case
+from pipeline.data.low_dose_levels import low_dose_levels
 from pipeline.data.low_dose_slices import case_acquisition, low_dose_slice
 from pipeline.data.noise_levels import low_dose_noise_sd_hu
 from pipeline.data.patches import spread_slices
 from pipeline.degradations import Degradation
-from pipeline.errors import DataError
-from pipeline.metrics.noise import global_noise_sd_hu
-from pipeline.models.apply import neighbours_of, takes_noise_map, with_neighbours
+from pipeline.models.apply import among_neighbours, neighbours_of, takes_noise_map
 from pipeline.objectives import RestorationPair
+from pipeline.stages.evaluation.context import progress
 
 SEED: Final = 0
 """Of everything random in validation slices, so that scores stay comparable."""
@@ -35,7 +33,7 @@ def stored_pairs(cases: Sequence[Case], slices: int, network: nn.Module) -> list
     levels = [low_dose_noise_sd_hu(case) if takes_noise_map(network) else None for case in cases]
     return [
         RestorationPair(
-            _among_neighbours(case.low_dose(), position, neighbours_of(network)),
+            among_neighbours(case.low_dose(), position, neighbours_of(network)),
             case.normal_dose()[position],
             level,
         )
@@ -51,18 +49,11 @@ def degraded_pairs(
     generator = torch.Generator().manual_seed(SEED)
     return [
         RestorationPair.from_normal_dose(
-            case.normal_dose()[position], degradation, pixel_mm=case.spacing_mm[1], generator=generator
+            case.normal_dose()[position], degradation, pixel_mm=case.pixel_mm, generator=generator
         )
         for case in cases
         for position in spread_slices(case.shape[0], slices)
     ]
-
-
-def _among_neighbours(volume: npt.NDArray[np.int16], position: int, neighbours: int) -> npt.NDArray[np.int16]:
-    """(2k + 1, H, W): one slice between its neighbours."""
-    first = max(0, position - neighbours)
-    around = torch.from_numpy(np.array(volume[first : position + neighbours + 1]))
-    return with_neighbours(around, neighbours)[position - first].numpy()
 
 
 def made_pairs(
@@ -74,17 +65,29 @@ def made_pairs(
         cases: with a normal dose.
         slices: of each case.
         settings: of the low dose.
-        noise_levels: whether the network is told the noise; then it is measured in the slices made of a case.
+        noise_levels: whether the network is told the noise: the level of the whole series at this dose.
 
     Raises:
         DataError: the noise of a case cannot be read or measured.
     """
-    generator = torch.Generator().manual_seed(SEED)
+    generator, dose = torch.Generator().manual_seed(SEED), _middle_dose(settings)
     pairs = []
-    for case in cases:
+    for case in progress(cases, "Validation slices"):
         positions = spread_slices(case.shape[0], slices)
-        made = _made_slices(case, positions, settings, generator)
-        level = _noise_sd_hu(case, made) if noise_levels else None
+        scan = case_acquisition(
+            case,
+            photons_per_ray=settings.photons_per_ray,
+            kernel_cutoff_per_mm=settings.kernel_cutoff_per_mm,
+            device=generator.device,
+        )
+        made = [
+            low_dose_slice(case, position, scan, dose_fraction=dose, generator=generator)
+            for position in positions
+        ]
+        level = None
+        if noise_levels:
+            levels = low_dose_levels(case, scan, dose_fractions=(dose, dose), device=generator.device)
+            level = levels.at(dose, 0)
         pairs += [
             RestorationPair(low_dose, case.normal_dose()[position], level)
             for position, low_dose in zip(positions, made, strict=True)
@@ -99,36 +102,3 @@ def made_in_words(settings: LowDoseSettings) -> str:
 
 def _middle_dose(settings: LowDoseSettings) -> float:
     return math.sqrt(math.prod(settings.dose_fractions))
-
-
-def _made_slices(
-    case: Case,
-    positions: Sequence[int],
-    settings: LowDoseSettings,
-    generator: torch.Generator,
-) -> npt.NDArray[np.float32]:
-    """(slices, H, W) HU, on the CPU wherever the training runs."""
-    acquisition = case_acquisition(
-        case,
-        photons_per_ray=settings.photons_per_ray,
-        kernel_cutoff_per_mm=settings.kernel_cutoff_per_mm,
-        device=generator.device,
-    )
-    return np.stack(
-        [
-            low_dose_slice(
-                case, position, acquisition, dose_fraction=_middle_dose(settings), generator=generator
-            )
-            for position in positions
-        ]
-    )
-
-
-def _noise_sd_hu(case: Case, made: npt.NDArray[np.float32]) -> float:
-    level = global_noise_sd_hu(made, made)
-    if level is None:
-        raise DataError(
-            f"case {case.case_id}: too little soft tissue to measure the noise of its made low dose in; set "
-            "model.arguments.noise_map: false, raise data.validation_slices, or leave the case out"
-        )
-    return level
