@@ -36,8 +36,8 @@ smoke: setup ## Run the same road on tiny data in a scratch copy (.ldct/smoke)
 	  | tar --create --null --files-from - --ignore-failed-read | tar --extract --directory $(SMOKE)
 	cd $(SMOKE) && git init --quiet && sed -i 's/^preset:.*/preset: smoke/' configs/preset.yaml && dvc repro
 
-test: setup ## Run the whole test suite, slow tests included
-	pytest -m ""
+test: setup ## Run the whole test suite, slow tests included, file by file on up to 4 cores
+	pytest -m "" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: setup ## Check format, lint, types, import contracts and the Dockerfile
 	ruff format --check .
