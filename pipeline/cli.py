@@ -6,6 +6,7 @@ Commands import their stage when they run, so that `ldct --help` stays instant.
 from __future__ import annotations
 
 import atexit
+import difflib
 import io
 import os
 import shutil
@@ -486,7 +487,9 @@ def _trainable(preset: str) -> list[str]:
 
 def _check_name(name: str, known: Sequence[str]) -> None:
     if name not in known:
-        raise typer.BadParameter(f"{name!r} is not one of {', '.join(known)}", param_hint="NAME")
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise typer.BadParameter(f"{hint}{name!r} is not one of {', '.join(known)}", param_hint="NAME")
 
 
 def _silence_library_warnings() -> None:

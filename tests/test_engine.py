@@ -23,11 +23,12 @@ from pipeline.engine.ema import WeightAverage
 from pipeline.engine.feed import Feed, part_seed
 from pipeline.engine.memory import memory_advice
 from pipeline.engine.pace import Pace, Speed
+from pipeline.engine.resume import State
 from pipeline.errors import PipelineError
 from pipeline.models.precision import ieee_float32
 from pipeline.objectives import Score, Turn
 from tests.ct_cases import write_cases
-from tests.training_setup import STEPS, Recorder, Squares, denoiser, digest, gan, run
+from tests.training_setup import PROCESSES, STEPS, Recorder, Squares, denoiser, digest, gan, run
 
 
 @pytest.fixture
@@ -145,6 +146,106 @@ def test_nan_stops_in_one_line_and_keeps_the_last_good_state(tmp_path, cases):
     state = store.load()
     assert state.facts["step"] == 8
     assert all(value.isfinite().all() for value in state.tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("network", "step", "advice"),
+    [
+        ("generator", 10, r"lower the learning rate of generator \(optim\.lr\)$"),
+        (
+            "discriminator",
+            10,
+            r"learning rate of discriminator \(adversarial\.optim\.lr or discriminator_optim\.lr\)$",
+        ),
+        (
+            "generator",
+            1,
+            r"no state is kept; .* \(optim\.lr\), or, if .* at the first step, the weights in losses or",
+        ),
+    ],
+)
+def test_divergence_names_the_rate_of_the_network_that_diverged(tmp_path, network, step, advice):
+    objective, *rest = gan()
+
+    class Late(Diverging):
+        product = "generator"
+
+        def turns(self, networks, batch, *, step, generator):
+            for turn in self._objective.turns(networks, batch, step=step, generator=generator):
+                bad = step == self._step and turn.network == network
+                logged = turn.loss.detach() * (math.nan if bad else 1)
+                yield Turn(turn.network, turn.loss, {f"{network}_loss": logged} if bad else {})
+
+    with pytest.raises(DivergenceError, match=f"{network}_loss is nan at step {step}; .*{advice}"):
+        run((Late(objective, step - 1), *rest), ResumeStore(tmp_path / "a", "key"), log_every=1)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(
+    ("at", "words"),
+    [
+        (2, "stopped at step 2; no state is kept: run the same command again to start afresh"),
+        (6, "stopped at step 6; the state of step 4 is kept: run the same command again to continue"),
+    ],
+)
+def test_a_training_stopped_from_outside_says_where_it_stands(tmp_path, cases, stop, at, words):
+    class Stopping(Recorder):
+        def log_metrics(self, values, step=None):
+            super().log_metrics(values, step)
+            if step == at:
+                raise stop
+
+    out = io.StringIO()
+    with pytest.raises(type(stop)) as raised:
+        run(
+            denoiser(cases),
+            ResumeStore(tmp_path / "a", "key"),
+            log=Stopping(),
+            progress=Progress("tiny", Console(file=out)),
+        )
+    assert raised.value is stop
+    assert out.getvalue().splitlines()[-1] == f"tiny: {words}"
+
+
+def test_one_training_has_the_folder_for_itself_and_leaves_no_empty_one(tmp_path):
+    store = ResumeStore(tmp_path / "a", "key")
+    with store.claimed():
+        with (
+            pytest.raises(PipelineError, match=r"already running here \(its lock: .*a/lock\)"),
+            ResumeStore(tmp_path / "a", "key").claimed(),
+        ):
+            pass
+        assert store.folder.exists()
+    assert not store.folder.exists()
+    with pytest.raises(LostProcessError), store.claimed():
+        raise LostProcessError
+    assert not store.folder.exists()
+    store.save(State({"step": 1}, {"weight": torch.zeros(1)}))
+    with pytest.raises(LostProcessError), store.claimed():
+        raise LostProcessError
+    with store.claimed():
+        assert store.load().facts["step"] == 1
+
+
+@pytest.mark.slow
+def test_a_killed_training_leaves_no_lock(tmp_path):
+    store = ResumeStore(tmp_path / "a", "key")
+    ours, theirs = PROCESSES.Pipe()
+    process = PROCESSES.Process(target=claim_for_ever, args=(store, theirs))
+    process.start()
+    assert ours.poll(120)
+    with pytest.raises(PipelineError, match="already running"), store.claimed():
+        pass
+    process.kill()
+    process.join()
+    with store.claimed():
+        pass
+
+
+def claim_for_ever(store, pipe):
+    with store.claimed():
+        pipe.send("claimed")
+        time.sleep(600)
 
 
 def test_a_state_of_other_settings_is_refused(tmp_path, cases):
@@ -358,10 +459,28 @@ def test_progress_writes_ten_plain_lines_where_there_is_no_terminal():
     lines = out.getvalue().splitlines()
     assert len(lines) == 10
     assert lines[0].startswith("redcnn: step 5 of 50, ")
-    said = ("80 samples/s", "lr 0.001", "loss 0.5", "best psnr_db 36.4", "s left")
-    assert all(part in lines[-1] for part in said)
+    said = ("80 samples/s", "lr 0.001", "loss 0.5", "best psnr_db 36.4")
+    assert all(part in line for part in said for line in lines)
+    assert all(line.endswith(" 1 s left") for line in lines[:-1])
+    assert lines[-1].endswith("done after 0 s")
     assert "3 % waiting for data" in lines[-1]
     assert "waiting" not in lines[-2]
+
+
+@pytest.mark.parametrize(("log_every", "told"), [(1, [2, 3, 4]), (2, [2, 4]), (50, [4])])
+def test_a_short_training_tells_only_what_it_just_measured(tmp_path, cases, log_every, told):
+    out = io.StringIO()
+    run(
+        denoiser(cases),
+        ResumeStore(tmp_path / "a", "key"),
+        steps=4,
+        log_every=log_every,
+        progress=Progress("tiny", Console(file=out, width=200)),
+    )
+    lines = out.getvalue().splitlines()
+    assert [line.split(", ")[0] for line in lines] == [f"tiny: step {step} of 4" for step in told]
+    assert all("loss" in line and ", 0 s left" not in line for line in lines)
+    assert "best psnr_db" in lines[-1]
 
 
 def test_the_engine_leaves_torch_as_it_was(tmp_path, cases):

@@ -1,3 +1,5 @@
+import inspect
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -460,6 +462,23 @@ def test_every_model_is_built_by_its_name():
     assert isinstance(build_model("redcnn", features=8), RedCNN)
 
 
+@pytest.mark.parametrize("name", list(MODELS))
+def test_a_model_is_built_from_its_own_defaults_given_by_name(name):
+    """So the check of arguments knows the type of each, also when a model gains one."""
+    given = {
+        argument: 2 if parameter.default is inspect.Parameter.empty else parameter.default
+        for argument, parameter in inspect.signature(MODELS[name]).parameters.items()
+    }
+    if "features" in given:
+        given["features"] = 1
+    assert isinstance(build_model(name, **given), nn.Module)
+
+
+def test_what_may_be_zero_or_null_is_taken():
+    assert build_model("rednet", depth=4, features=1, skip_every=None, neighbours=0).skip_every is None
+    assert isinstance(build_model("unet", classes=2, channels=[2, 4], residual_units=0), nn.Module)
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
@@ -468,7 +487,25 @@ def test_every_model_is_built_by_its_name():
             {},
             "unknown model 'redcn'; known models: redcnn, rednet, residual_cnn, cnn10, unet, vae, dcgan",
         ),
-        ("redcnn", {"featurs": 8}, "featurs"),
+        (
+            "redcnn",
+            {"featurs": 8},
+            r"^model\.arguments\.featurs: model 'redcnn' takes no such argument, did you mean features\?$",
+        ),
+        ("cnn10", {"depth": 8}, "takes no such argument; it takes neighbours, noise_map$"),
+        ("redcnn", {"residual": "no"}, r"^model\.arguments\.residual must be true or false, got 'no'$"),
+        ("redcnn", {"residual": 0}, "residual must be true or false, got 0"),
+        ("redcnn", {"features": True}, "features must be a whole number, got True"),
+        ("redcnn", {"features": 8.0}, r"features must be a whole number, got 8\.0"),
+        ("redcnn", {"features": None}, "features must be a whole number, got None"),
+        ("redcnn", {"features": 0}, r"^model\.arguments\.features must be 1 or more, got 0$"),
+        ("redcnn", {"features": -3}, "features must be 1 or more, got -3"),
+        ("cnn10", {"neighbours": -1}, r"^model\.arguments\.neighbours must be 0 or more, got -1$"),
+        ("rednet", {"skip_every": "none"}, "skip_every must be a whole number or null, got 'none'"),
+        ("unet", {"classes": 2, "residual_units": -1}, "residual_units must be 0 or more, got -1"),
+        ("unet", {"classes": 2, "channels": [8, 0]}, "channels must be a list of whole numbers from 1"),
+        ("unet", {"classes": 2, "channels": "8"}, "channels must be a list of whole numbers from 1, got '8'"),
+        ("vae", {"latent_dimensions": 0}, "latent_dimensions must be 1 or more, got 0"),
         ("vae", {"image_size": 30}, "image_size must be 8, 16, 32, …, got 30"),
     ],
 )

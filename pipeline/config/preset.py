@@ -24,6 +24,9 @@ __all__ = [
 STAGES: Final = frozenset({"simulate", "ingest", "evaluate", "predict"})
 """Settings files of a preset that belong to a stage; every other one is a model's."""
 
+_FIRST_STAGES: Final = ("simulate", "ingest")
+"""A preset has settings for one of them: one with data of its own needs no phantoms."""
+
 
 class ActivePreset(Settings):
     """`configs/preset.yaml`: the line that chooses the preset of `dvc repro`."""
@@ -49,8 +52,8 @@ def choose_preset(named: str | None = None) -> str:
 
 
 def preset_names() -> list[str]:
-    """Folders of `configs/` that begin with phantoms, `simulate.yaml`; the others hold recipes and trials."""
-    return sorted(path.parent.name for path in CONFIGS.glob("*/simulate.yaml"))
+    """Folders of `configs/` that make pairs or read them in; the others hold recipes and trials."""
+    return sorted({path.parent.name for stage in _FIRST_STAGES for path in CONFIGS.glob(f"*/{stage}.yaml")})
 
 
 def model_names(preset: str) -> list[str]:

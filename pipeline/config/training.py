@@ -18,6 +18,7 @@ from pipeline.config.base import Settings
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 class ModelSettings(Settings):
@@ -46,7 +47,7 @@ class TrainingSettings(Settings):
         validate_every: steps between validations.
         checkpoint_every: steps between resume states.
         log_every: steps that one point of the curves averages.
-        seed: of weights, samples and noise.
+        seed: of weights, samples and noise, below 2**63.
         precision: of the layers; `auto` is bfloat16 where the hardware computes in it.
         workers: processes that prepare samples; 0 prepares them between steps.
         accumulate: micro-batches per step and process, whose gradients are summed: less memory, same batch.
@@ -61,7 +62,7 @@ class TrainingSettings(Settings):
     validate_every: PositiveInt = 200
     checkpoint_every: PositiveInt = 200
     log_every: PositiveInt = 20
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     workers: NonNegativeInt = 0
     accumulate: PositiveInt = 1

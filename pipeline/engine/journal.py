@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -21,7 +21,16 @@ PICTURES: Final = "validation"
 
 
 class DivergenceError(PipelineError):
-    """A loss, gradient or score became infinite or not a number."""
+    """A loss, gradient or score became infinite or not a number.
+
+    Args:
+        message: one line.
+        names: what is not finite, as in the curves.
+    """
+
+    def __init__(self, message: str, names: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.names = tuple(names)
 
 
 class MetricLog(Protocol):
@@ -56,9 +65,9 @@ class Journal:
         Raises:
             DivergenceError: one of them is not finite.
         """
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise DivergenceError(f"{name} is {value} at step {step}")
+        wrong = [name for name, value in values.items() if not math.isfinite(value)]
+        if wrong:
+            raise DivergenceError(f"{wrong[0]} is {values[wrong[0]]} at step {step}", wrong)
         if self._rows and self._rows[-1]["step"] == step:
             self._rows[-1] = {**self._rows[-1], **values}
         else:

@@ -102,8 +102,12 @@ def train(
         feed = Feed(batches, plan, team=team, device=hardware.device, first_step=session.step, pace=pace)
         loop = _Loop(objective, session, plan, hardware, store, log, progress, pace, team)
         with memory_advice(loop.memory_advice):
-            for parts in feed:
-                loop.run_step(parts)
+            try:
+                for parts in feed:
+                    loop.run_step(parts)
+            except (KeyboardInterrupt, SystemExit):  # Ctrl-C and SIGTERM
+                progress.stopped(loop.last_words())
+                raise
         return _outcome(session, objective.product)
 
 
@@ -131,6 +135,7 @@ class _Loop:
         self._progress = progress
         self._pace = pace
         self._team = team
+        self._kept_step = session.step
         self._means = Means()
         self._samples = "its samples"
         self._validating = False
@@ -154,6 +159,7 @@ class _Loop:
             with self._team.leader_first():
                 if self._team.leads:
                     self._store.save(session.state())
+            self._kept_step = session.step
         if validating or saving:
             self._pace.restart()
         self._progress.advance(session.step)
@@ -200,13 +206,34 @@ class _Loop:
         return score
 
     def _farewell(self, diverged: DivergenceError) -> str:
-        state = self._store.load()
-        kept = (
-            f"the state of step {state.facts['step']} is kept in {self._store.path}"
-            if state
-            else "no state is kept"
+        kept = f"{self._kept()} in {self._store.path}" if self._kept_step else self._kept()
+        return f"{self._plan.name}: {diverged}; {kept}; lower {self._to_lower(diverged.names)}"
+
+    def _to_lower(self, wrong: Sequence[str]) -> str:
+        """Settings behind values that are not finite; which network went first is not known."""
+        product, networks = self._objective.product, list(self._plan.optimizers)
+        guilty = [name for name in networks if any(value.startswith(f"{name}_") for value in wrong)]
+        rates = [
+            f"{name} ({'optim.lr' if name == product else f'adversarial.optim.lr or {name}_optim.lr'})"
+            for name in guilty or [product]
+        ]
+        advice = f"the learning rate of {' and of '.join(rates)}"
+        if not self._session.rows and any(f"{name}_loss" in wrong for name in networks):
+            advice += (
+                ", or, if the loss is not finite at the first step, the weights in losses or adversarial"
+            )
+        return advice
+
+    def last_words(self) -> str:
+        """Where a training stands that is stopped from outside."""
+        again = "to continue" if self._kept_step else "to start afresh"
+        return (
+            f"{self._plan.name}: stopped at step {self._session.step}; {self._kept()}: "
+            f"run the same command again {again}"
         )
-        return f"{self._plan.name}: {diverged}; {kept}; lower the learning rate (optim.lr)"
+
+    def _kept(self) -> str:
+        return f"the state of step {self._kept_step} is kept" if self._kept_step else "no state is kept"
 
     def memory_advice(self) -> str:
         """What to change when the memory is too small for what happens now."""

@@ -1,7 +1,8 @@
-"""Progress of a training: a bar on a terminal, ten plain lines elsewhere."""
+"""Progress of a training: a bar on a terminal, at most ten plain lines elsewhere."""
 
 from __future__ import annotations
 
+import math
 import time
 from types import TracebackType
 from typing import Final
@@ -39,7 +40,8 @@ class Progress:
             disable=not self._console.is_terminal,
         )
         self._status = ""
-        self._score = "no score yet"
+        self._score = ""
+        self._fresh = self._due = False
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -60,6 +62,7 @@ class Progress:
 
     def measured(self, loss: float | None, *, learning_rate: float, speed: Speed) -> None:
         """There are new means; `loss` is the product's, if it had a turn."""
+        self._fresh = True
         self._status = f"{speed.samples_per_second:.0f} samples/s, lr {learning_rate:.3g}"
         if loss is not None:
             self._status += f", loss {loss:.5g}"
@@ -70,11 +73,26 @@ class Progress:
         """`step` steps are done."""
         status = ", ".join(part for part in (self._status, self._score) if part)
         self._bar.update(self._task, completed=step, status=status)
-        if not self._console.is_terminal and step * LINES // self._steps > (step - 1) * LINES // self._steps:
-            elapsed = time.monotonic() - self._began
-            remaining = (self._steps - step) * elapsed / max(1, step - self._first)
-            line = f"{self._name}: step {step} of {self._steps}, {status}, {remaining:.0f} s left"
-            self._console.print(line, highlight=False, soft_wrap=True)
+        self._due |= step * LINES // self._steps > (step - 1) * LINES // self._steps
+        if not self._console.is_terminal and self._is_worth_a_line(step):
+            parts = [f"{self._name}: step {step} of {self._steps}", status, self._time(step)]
+            self._console.print(", ".join(filter(None, parts)), highlight=False, soft_wrap=True)
+            self._due = False
+        self._fresh = False
+
+    def _is_worth_a_line(self, step: int) -> bool:
+        """A tenth is done and just measured; the first step alone, with its warm-up, says nothing."""
+        return step == self._steps or (self._due and self._fresh and step > self._first + 1)
+
+    def _time(self, step: int) -> str:
+        elapsed = time.monotonic() - self._began
+        if step == self._steps:
+            return f"done after {elapsed:.0f} s"
+        return f"{math.ceil((self._steps - step) * elapsed / (step - self._first))} s left"
+
+    def stopped(self, last_words: str) -> None:
+        """It is stopped from outside."""
+        self._console.print(last_words, highlight=False, soft_wrap=True, markup=False)
 
     def best(self, score: Score) -> None:
         """There is a new best score."""

@@ -7,13 +7,16 @@ and the step alone, so there is no generator to save. No pickle.
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -22,6 +25,8 @@ from pipeline.errors import PipelineError
 
 _METADATA_KEY: Final = "ldct-resume"
 _FILE: Final = "state.safetensors"
+_LOCK: Final = "lock"
+_NO_FLOCK: Final = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,39 @@ class ResumeStore:
     def path(self) -> Path:
         """The state file."""
         return self.folder / _FILE
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Have the folder for this process alone, around a training and the writing of its results.
+
+        It is removed at the end, and after a failure if there is no state in it. The lock is a `flock`: a
+        process that is killed leaves none. A file system without locks keeps nobody out.
+
+        Raises:
+            PipelineError: another process trains the same here.
+            OSError: the folder cannot be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / _LOCK, fallback_to_soft=False)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise PipelineError(
+                f"this training is already running here (its lock: {lock.lock_file}); wait for it or stop it"
+            ) from None
+        except OSError as failure:
+            if failure.errno not in _NO_FLOCK:
+                raise
+        try:
+            yield
+        except BaseException:
+            if not self.path.is_file():
+                self.remove()
+            raise
+        else:
+            self.remove()
+        finally:
+            lock.release()
 
     def load(self) -> State | None:
         """The saved state, or None when there is none.

@@ -66,7 +66,8 @@ def run(name: str, preset: str) -> None:
         ConfigError: the settings cannot be used.
         DataError: the ingested cases cannot be used.
         DivergenceError: the training diverged.
-        PipelineError: out of memory, or another process of the team is gone or, where it leads, failed.
+        PipelineError: out of memory, the same training is running here already, or another process of the
+            team is gone or, where it leads, failed.
     """
     layout = Layout(preset)
     with join_team() as team, exact(), ExitStack() as opened:
@@ -78,9 +79,10 @@ def run(name: str, preset: str) -> None:
         key = _resume_key(config, settings, digest, training, hardware, team)
         store = ResumeStore(project_root() / ".ldct" / "resume" / f"{preset}-{name}-{key[:16]}", key)
         with team.leader_first():
+            if team.leads:
+                opened.enter_context(store.claimed())
             tracked = opened.enter_context(_run_of(team, layout, name, config, digest, store))
             if team.leads:
-                store.folder.mkdir(parents=True, exist_ok=True)
                 write_run_json(tracked, store.folder / RUN_FILE)
                 tracked.log_params(settings.model_dump())
         outcome = _train(name, settings, training, hardware, store, tracked, team)
@@ -93,8 +95,6 @@ def run(name: str, preset: str) -> None:
                 data_digest=digest,
             )
             _write(layout, name, bundle, training, outcome, tracked, bf16=hardware.bf16)
-    if team.leads:
-        store.remove()
 
 
 def _run_of(
