@@ -33,7 +33,7 @@ class Feed:
 
     A step's batch is cut into `team.size * plan.accumulate` equal parts; each process takes a contiguous run
     of them. The feed itself does not wait for a GPU, which works on one step while the next one is prepared;
-    `batches.on_device` may (low dose drawn on the fly reads back where its slices are).
+    `batches.on_device` may (low dose drawn on the fly waits at a slice's first draw).
 
     Args:
         batches: of the run.
