@@ -16,7 +16,7 @@ CHECKOUT = Path(__file__).parents[1]
 
 
 def pytest_collection_finish() -> None:
-    """What the libraries hold stays: the garbage collector need not walk it again at every full collection."""
+    """What the libraries hold stays: the garbage collector need not walk it again each time."""
     gc.collect()
     gc.freeze()
 
