@@ -15,10 +15,13 @@ import pytest
 CHECKOUT = Path(__file__).parents[1]
 
 
+gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """What the libraries hold stays: the garbage collector need not walk it again each time."""
-    gc.collect()
+    """Until here libraries were imported: the garbage collector need not walk all they hold again and again."""
     gc.freeze()
+    gc.enable()
 
 
 @dataclass(frozen=True)
