@@ -19,7 +19,7 @@ gc.disable()
 
 
 def pytest_collection_finish() -> None:
-    """Until here libraries were imported: the garbage collector need not walk all they hold again and again."""
+    """Until here libraries were imported: the collector need not walk all they hold again and again."""
     gc.freeze()
     gc.enable()
 
