@@ -35,8 +35,9 @@ DECIDES_NO_RESULT = (
     "pipeline/config/base.py",
     "pipeline/config/layout.py",
     "pipeline/config/preset.py",
+    "pipeline/stages/bars.py",
 )
-"""Left out of dvc.yaml: how a stage fails, where it records, where files lie."""
+"""Left out of dvc.yaml: how a stage fails, where it records, where files lie, its progress bars."""
 DECIDES_NO_WEIGHTS = ("pipeline/figures", "pipeline/engine/progress.py", "pipeline/models/tiles.py")
 """Pictures of a training, and the tiles that only `predict` cuts: they must not retrain a model."""
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import track
 
 from pipeline import __version__
 from pipeline.dose.validation import Check, Measure, proofs
@@ -21,6 +20,7 @@ from pipeline.hu import HUWindow
 from pipeline.report import Picture, render
 from pipeline.report.encoding import for_page
 from pipeline.report.validation import figure, validation_page
+from pipeline.stages.bars import progress
 
 SEED = 0
 PLOTS_IN_A_ROW = 3
@@ -34,11 +34,9 @@ def run(target: Path) -> int:
         Exit code: 0 when all checks hold, 1 when one fails.
     """
     target.mkdir(parents=True, exist_ok=True)
-    out, bar = Console(highlight=False, soft_wrap=True), Console(stderr=True)
+    out = Console(highlight=False, soft_wrap=True)
     checks: list[Check] = []
-    for proof in track(
-        proofs(SEED), "proving the physics", console=bar, transient=True, disable=not bar.is_terminal
-    ):
+    for proof in progress(proofs(SEED), "proving the physics"):
         check = proof()
         out.print(_line(check), markup=False)
         checks.append(check)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
 from pipeline.bundle import Bundle
@@ -24,7 +23,6 @@ from pipeline.errors import DataError
 from pipeline.models.apply import among_neighbours, neighbours_of, restore_hu, takes_noise_map
 from pipeline.models.precision import device_of, ieee_float32, preferred_device, preferred_precision
 
-Item = TypeVar("Item")
 Metrics = dict[str, Any]
 Slice = npt.NDArray[np.float32]
 
@@ -58,12 +56,6 @@ def one_per_anatomy(slices: Sequence[tuple[Case, int]]) -> list[tuple[Case, int]
         anatomy: [index for case, index in slices if case is wanted] for anatomy, wanted in first.items()
     }
     return [(first[anatomy], of_case[anatomy][len(of_case[anatomy]) // 2]) for anatomy in sorted(first)]
-
-
-def progress(items: Sequence[Item], what: str) -> Iterable[Item]:
-    """The items, with a bar on standard error where that is a terminal."""
-    console = Console(stderr=True)
-    return track(items, description=what, console=console, transient=True, disable=not console.is_terminal)
 
 
 def ready(bundle: Bundle) -> nn.Module:

@@ -22,7 +22,8 @@ from pipeline.metrics import detail, rbf_mmd
 from pipeline.models import ConvVAE, DCGANGenerator
 from pipeline.models.precision import device_of, ieee_float32
 from pipeline.models.vae import reparameterise
-from pipeline.stages.evaluation.context import Context, Metrics, progress, ready
+from pipeline.stages.bars import progress
+from pipeline.stages.evaluation.context import Context, Metrics, ready
 
 COLUMNS: Final = 8
 GRID: Final = 64

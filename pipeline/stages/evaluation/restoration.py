@@ -32,13 +32,13 @@ from pipeline.metrics import (
     tissue_regions,
 )
 from pipeline.models.baselines import BASELINES, gaussian
+from pipeline.stages.bars import progress
 from pipeline.stages.evaluation.context import (
     Context,
     Metrics,
     Slice,
     chosen_slices,
     one_per_anatomy,
-    progress,
     restore_with,
     with_low_dose,
 )

@@ -20,12 +20,12 @@ from pipeline.hu import display_window
 from pipeline.metrics import dice, summarise
 from pipeline.models.apply import class_logits
 from pipeline.models.precision import ieee_float32
+from pipeline.stages.bars import progress
 from pipeline.stages.evaluation.context import (
     Context,
     Metrics,
     chosen_slices,
     one_per_anatomy,
-    progress,
     ready,
     restore_with,
     runs_in_bf16,

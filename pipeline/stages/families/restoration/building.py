@@ -28,7 +28,7 @@ from pipeline.objectives import (
     RestorationPair,
     Wasserstein,
 )
-from pipeline.stages.evaluation.context import progress
+from pipeline.stages.bars import progress
 from pipeline.stages.families.bundles import Training, blank_bundle
 from pipeline.stages.families.restoration.checks import check_low_dose, check_network, check_patch_size
 from pipeline.stages.families.restoration.encoders import load_encoders

@@ -18,7 +18,7 @@ from pipeline.data.patches import spread_slices
 from pipeline.degradations import Degradation
 from pipeline.models.apply import among_neighbours, neighbours_of, takes_noise_map
 from pipeline.objectives import RestorationPair
-from pipeline.stages.evaluation.context import progress
+from pipeline.stages.bars import progress
 
 SEED: Final = 0
 """Of everything random in validation slices, so that scores stay comparable."""
