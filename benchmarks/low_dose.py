@@ -112,9 +112,9 @@ def batch_ms(case: Case, patches_per_slice: int) -> dict[str, float]:
     )
     generator = torch.Generator().manual_seed(0)
     for step in range(case.shape[0] * patches_per_slice // BATCH + 1):
-        batches.on_device(batches[Part(step)], generator=generator)
+        batches.on_device(batches[Part(step)], Part(step), generator=generator)
     choosing = ms(lambda: batches[Part(0)])
-    drawing = ms(lambda: batches.on_device(batches[Part(0)], generator=generator)) - choosing
+    drawing = ms(lambda: batches.on_device(batches[Part(0)], Part(0), generator=generator)) - choosing
     return {"choosing": choosing, "drawing": drawing, "per_sample": (choosing + drawing) / BATCH}
 
 

@@ -220,6 +220,13 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def code_sha256(patterns: Iterable[str]) -> str:
+    """Digest of this package's modules that match these glob patterns, e.g. `models/*.py`."""
+    package = Path(__file__).parent
+    files = [file for pattern in patterns for file in package.glob(pattern)]
+    return digest_of({str(file.relative_to(package)): file_sha256(file) for file in files})
+
+
 def digest_of(digests: Mapping[str, str]) -> str:
     """One digest of named digests; the order of the mapping does not matter."""
     whole = hashlib.sha256()

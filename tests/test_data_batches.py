@@ -29,7 +29,7 @@ def test_a_loader_gives_one_batch_per_part():
 def test_the_device_gets_the_samples_as_they_are():
     batches = SampleBatches(Numbers(), batch_size=2)
     batch = batches[Part(0)]
-    assert batches.on_device(batch, generator=torch.Generator()) is batch
+    assert batches.on_device(batch, Part(0), generator=torch.Generator()) is batch
 
 
 def test_parts_that_do_not_exist_are_refused():

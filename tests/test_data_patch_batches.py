@@ -35,7 +35,7 @@ def cases(tmp_path_factory):
 
 
 def made(batches, part):
-    return batches.on_device(batches[part], generator=torch.Generator())
+    return batches.on_device(batches[part], part, generator=torch.Generator())
 
 
 def assert_same(one, other):

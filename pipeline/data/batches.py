@@ -62,11 +62,12 @@ class Batches(Protocol):
             ValueError: the batch cannot be cut so.
         """
 
-    def on_device(self, batch: Batch, *, generator: torch.Generator) -> Batch:
+    def on_device(self, batch: Batch, part: Part, *, generator: torch.Generator) -> Batch:
         """What the objective gets of a part that has reached the training device.
 
         Args:
-            batch: what `__getitem__` gave, on the device.
+            batch: what `__getitem__` gave for the part, on the device.
+            part: which one.
             generator: of this part of this step, on the device.
         """
 
@@ -91,6 +92,6 @@ class SampleBatches(Dataset[Batch]):
         ]
         return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
 
-    def on_device(self, batch: Batch, *, generator: torch.Generator) -> Batch:  # noqa: ARG002 (the protocol's)
+    def on_device(self, batch: Batch, part: Part, *, generator: torch.Generator) -> Batch:  # noqa: ARG002 (protocol)
         """The batch as it is."""
         return batch

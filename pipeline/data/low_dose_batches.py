@@ -24,9 +24,6 @@ from pipeline.transforms import patch_batches
 from pipeline.transforms.batch import ORIENTATIONS, PIXEL_MM, TURN, ZOOM, window_side, zooms_change
 
 _CORNERS: Final = "corners"
-_PART: Final = "part"
-"""Batch keys on the way to the device. The second is an empty tensor with step, index and count of the part
-in its shape, which the host knows: so it repeats its choices and need not ask the device for them."""
 _LOW_DOSE: Final = "low_dose"
 _NORMAL_DOSE: Final = "normal_dose"
 
@@ -133,7 +130,6 @@ class LowDoseBatches(Dataset[Batch]):
         batch = {
             _NORMAL_DOSE: self._windows(chosen.places.repeat(each, axis=0), chosen.corners),
             _CORNERS: torch.from_numpy(chosen.corners),
-            _PART: torch.empty(part.step, part.index, part.count, 0),
             TURN: torch.from_numpy(chosen.turns),
             PIXEL_MM: torch.from_numpy(self._pixels_mm[cases]),
         }
@@ -151,11 +147,13 @@ class LowDoseBatches(Dataset[Batch]):
             batch[ZOOM] = torch.from_numpy(self._zooms[chosen.zooms])
         return batch
 
-    def on_device(self, batch: Batch, *, generator: torch.Generator) -> Batch:
-        """Float32 patches of both doses, the low one with new noise, turned and magnified."""
+    def on_device(self, batch: Batch, part: Part, *, generator: torch.Generator) -> Batch:
+        """Float32 patches of both doses, the low one with new noise, turned and magnified.
+
+        The host repeats its choices, so that it need not ask the device for them.
+        """
         drawn = dict(batch)
-        step, index, count, _ = drawn.pop(_PART).shape
-        chosen = self.choices(Part(step, index, count))
+        chosen = self.choices(part)
         corners = torch.split(drawn.pop(_CORNERS), self._patches_per_slice)
         added_hu = [
             self._noise[case].draw(position, dose, generator=generator).windows_hu(some, self._window)

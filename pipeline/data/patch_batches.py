@@ -117,7 +117,7 @@ class PatchBatches(Dataset[Batch]):
             batch[ZOOM] = torch.from_numpy(self._zooms[zooms])
         return batch
 
-    def on_device(self, batch: Batch, *, generator: torch.Generator) -> Batch:  # noqa: ARG002 (the protocol's)
+    def on_device(self, batch: Batch, part: Part, *, generator: torch.Generator) -> Batch:  # noqa: ARG002 (protocol)
         """Float32 patches, turned and magnified."""
         if _CORNERS in batch:
             batch = self._gathered(batch)

@@ -88,14 +88,14 @@ class Feed:
         source = iter(loader)
         for step in self._parts.steps:
             with self._pace.waiting():
-                parts = [self._load(next(source), step, index) for index in self._parts.own]
+                parts = [self._load(next(source), part) for part in self._parts.of(step)]
             yield parts
 
-    def _load(self, batch: Batch, step: int, index: int) -> LoadedPart:
+    def _load(self, batch: Batch, part: Part) -> LoadedPart:
         generator = torch.Generator(self._device)
-        generator.manual_seed(part_seed(self._plan.seed, Part(step, index, self._parts.count)))
+        generator.manual_seed(part_seed(self._plan.seed, part))
         moved = {name: value.to(self._device, non_blocking=True) for name, value in batch.items()}
-        return LoadedPart(self._batches.on_device(moved, generator=generator), generator)
+        return LoadedPart(self._batches.on_device(moved, part, generator=generator), generator)
 
 
 class _Parts(Sampler[Part]):
@@ -105,7 +105,11 @@ class _Parts(Sampler[Part]):
         self.steps, self.own, self.count = steps, own, count
 
     def __iter__(self) -> Iterator[Part]:
-        return (Part(step, index, self.count) for step in self.steps for index in self.own)
+        return (part for step in self.steps for part in self.of(step))
+
+    def of(self, step: int) -> list[Part]:
+        """The process's parts of one step."""
+        return [Part(step, index, self.count) for index in self.own]
 
 
 def part_seed(seed: int, part: Part) -> int:

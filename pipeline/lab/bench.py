@@ -1,10 +1,11 @@
-"""Short trainings through the product's engine, each kept until its settings change."""
+"""Short trainings through the product's engine, each kept until its settings or its code change."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,11 +18,27 @@ from pipeline.config.lab import Training
 from pipeline.data.batches import Batches
 from pipeline.engine import OptimizerPlan, Plan, ResumeStore, choose_hardware, train
 from pipeline.lab.progress import LabProgress, quiet
-from pipeline.manifest import digest_of
+from pipeline.manifest import code_sha256, digest_of
 from pipeline.models import build_model
 from pipeline.objectives import Objective
 
 _ENTRY: Final = "ldct-lab"
+_ROOMS: Final = (
+    "data",
+    "degradations",
+    "dose",
+    "engine",
+    "lab",
+    "losses",
+    "metrics",
+    "models",
+    "objectives",
+    "projector",
+    "simulate",
+    "transforms",
+)
+_CODE: Final = ("hu.py", *(f"{room}/*.py" for room in _ROOMS))
+"""What decides a training beside its settings."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +80,7 @@ class Trained:
 
 
 class Bench:
-    """Trains, or takes a finished training of the same settings from its folder.
+    """Trains, or takes a finished training of the same settings and code from its folder.
 
     Args:
         folder: where finished trainings lie.
@@ -105,18 +122,24 @@ class Bench:
             if not seen:
                 self._progress.skip(run.name, run.cost * training.steps)
             return _load(path, network)
-        trained = self._train(run, training, objective, batches, network)
+        store = ResumeStore(path.with_suffix(".running"), key="none: a training of the lab is short")
+        trained = self._train(run, training, objective, batches, network, store)
         curves = {"rows": trained.rows, "first_layer_gradients": trained.first_layer_gradients}
         save_tensors(path, trained.network.state_dict(), {_ENTRY: json.dumps(curves)})
         return trained
 
     def _train(
-        self, run: Run, training: Training, objective: Objective, batches: Batches, network: nn.Module
+        self,
+        run: Run,
+        training: Training,
+        objective: Objective,
+        batches: Batches,
+        network: nn.Module,
+        store: ResumeStore,
     ) -> Trained:
         gradients: list[float] = []
         first = next(network.parameters())
         handle = first.register_hook(lambda g: gradients.append(float(g.norm())))  # type: ignore[no-untyped-call]
-        store = ResumeStore(self._folder / "running", key="none: a training of the lab is short")
         store.remove()
         try:
             outcome = train(
@@ -166,7 +189,13 @@ def _plan(run: Run, training: Training, product: str) -> Plan:
 def _digest(run: Run, training: Training) -> str:
     kept = {name: getattr(training, name) for name in Training.model_fields}
     decides = asdict(replace(run, name="", cost=0))
-    return digest_of({"run": json.dumps([decides, kept], sort_keys=True, default=str)})
+    settings = json.dumps([decides, kept], sort_keys=True, default=str)
+    return digest_of({"run": settings, "code": _code_sha256()})
+
+
+@cache
+def _code_sha256() -> str:
+    return code_sha256(_CODE)
 
 
 def _load(path: Path, network: nn.Module) -> Trained:

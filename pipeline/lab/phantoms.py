@@ -68,7 +68,7 @@ def unscanned(phantoms: Phantoms, role: Role, seed: int) -> Slices:
 def scanned(phantoms: Phantoms, scanner: Scanner, role: Role, seed: int, *, dose_fraction: float) -> Slices:
     """Slices through a scanner: noise-free, at normal dose, and, independent of it, at a fraction."""
     integrals = scanner.measure(patients_hu(phantoms, role, seed))
-    rng = np.random.default_rng([seed, ROLES.index(role), 1])
+    rng = np.random.default_rng([seed, ROLES.index(role), len(REGIONS)])  # no patient has this seed
     scans = [integrals, scanner.expose(integrals, 1.0, rng), scanner.expose(integrals, dose_fraction, rng)]
     truth, normal_dose, low_dose = (
         np.rint(middle(image, phantoms.side)) for image in scanner.reconstruct(scans)
@@ -124,7 +124,7 @@ class MemoryBatches:
         batch = {name: torch.stack([self._cut(i, p) for p in places]) for name, i in self._images.items()}
         return batch | {"pixel_mm": torch.full((len(places),), self._pixel_mm)}
 
-    def on_device(self, batch: Batch, *, generator: torch.Generator) -> Batch:  # noqa: ARG002 (the protocol's)
+    def on_device(self, batch: Batch, part: Part, *, generator: torch.Generator) -> Batch:  # noqa: ARG002 (protocol)
         """The batch as it is."""
         return batch
 

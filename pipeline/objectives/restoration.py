@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from pipeline.data.patches import spread_slices
 from pipeline.degradations import Degradation, degrade
 from pipeline.figures import Panel, save_panels
 from pipeline.hu import ABDOMEN, HUScale, HUWindow
@@ -180,7 +181,8 @@ class Restoration:
         """Input, restored, normal dose and what was removed, for slices spread over the validation."""
         name = "degraded" if self._degradation else "low dose"
         rows = []
-        for pair in _spread(self._validation, PAIRS_DRAWN):
+        for position in spread_slices(len(self._validation), PAIRS_DRAWN):  # they lie in order of patient
+            pair = self._validation[position]
             restored = self._restore(networks, pair, bf16=bf16)
             removed = pair.degraded_slice - restored
             rows.append(
@@ -205,12 +207,6 @@ class Restoration:
         restored = restore_hu(network, image, self._scale, noise_sd_hu=level, bf16=bf16)
         values: npt.NDArray[np.float32] = restored[0, 0].cpu().numpy()
         return values
-
-
-def _spread(pairs: Sequence[RestorationPair], most: int) -> list[RestorationPair]:
-    """At most so many of the pairs, each from the middle of an equal share: they lie in order of patient."""
-    count = min(most, len(pairs))
-    return [pairs[(2 * index + 1) * len(pairs) // (2 * count)] for index in range(count)]
 
 
 def _mean_scores(images: Sequence[npt.NDArray[Any]], pairs: Sequence[RestorationPair]) -> tuple[float, float]:

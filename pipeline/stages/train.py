@@ -14,7 +14,6 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-import pipeline
 from pipeline.bundle import Bundle, save_bundle
 from pipeline.config.labels import load_labels
 from pipeline.config.layout import EXPERIMENT, Layout
@@ -32,7 +31,7 @@ from pipeline.engine import (
     train,
     write_curves,
 )
-from pipeline.manifest import digest_of, file_sha256
+from pipeline.manifest import code_sha256, digest_of, file_sha256
 from pipeline.objectives import Score
 from pipeline.stages.families import Training, build_plan, build_training
 from pipeline.tracking import Run, project_root, register_bundle, start_run, write_run_json
@@ -194,8 +193,6 @@ def _resume_key(
     config: Path, settings: TrainSettings, digest: str, training: Training, hardware: Hardware, team: Team
 ) -> str:
     """Digest of everything that decides the weights; a batch may come in the same parts to another team."""
-    package = Path(pipeline.__file__).parent
-    files = [file for part in CODE for file in package.glob(part)]
     device = hardware.device
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}"
     parts = team.size * settings.accumulate
@@ -207,7 +204,7 @@ def _resume_key(
             "labels": load_labels().model_dump_json() if training.bundle.labels else "",
             "data": digest,
             "training": digest_of(dict(training.bundle.training)),  # e.g. the encoder of a feature loss
-            "code": digest_of({str(file.relative_to(package)): file_sha256(file) for file in files}),
+            "code": code_sha256(CODE),
             "libraries": ", ".join(f"{library} {version(library)}" for library in LIBRARIES),
             "machine": f"torch {torch.__version__}, {processor}, {arithmetic}, {parts} parts",
         }
