@@ -362,7 +362,18 @@ def predict(
     ],
     denoiser: Annotated[
         Path | None,
-        typer.Option(help="Denoiser weights; if no weights are named, the champions of the registry."),
+        typer.Option(
+            help="Denoiser weights. If no weights are named: the champions of the registry, and where "
+            "nothing was trained yet the denoiser that ships with this program."
+        ),
+    ] = None,
+    texture: Annotated[
+        bool | None,
+        typer.Option(
+            "--texture/--no-texture",
+            help="Which of the shipped denoisers: the one that keeps the noise texture of a normal dose, or "
+            "the one with the lowest error (default).",
+        ),
     ] = None,
     segmenter: Annotated[
         Path | None, typer.Option(help="Segmenter weights: adds a DICOM SEG to each series.")
@@ -378,8 +389,24 @@ def predict(
         str | None,
         typer.Option(
             metavar="warn|pass|refuse",
-            help="For a series unlike the training in HU, noise, spacing, thickness or kernel: treat it and "
-            "say so, pass its files on untouched, or refuse it.",
+            help="For a series unlike the training (a head, metal, denoised already, other HU, noise, "
+            "spacing, thickness or kernel): treat it and say so, pass its files on untouched, or refuse it.",
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|torch|openvino",
+            help="What computes the networks: auto takes openvino, the faster one on a CPU, where the "
+            "package's extra of that name is installed.",
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|fp32|bf16|int8",
+            help="Arithmetic of the networks: fp32 is exact, bf16 and int8 are faster and differ by a few "
+            "percent of what is removed; int8 needs openvino. Every result says which it was.",
         ),
     ] = None,
     nifti: Annotated[
@@ -398,6 +425,9 @@ def predict(
     Run it again to finish what was cut short or added: finished series are kept. Several runs may share
     one OUT; OUT/journal.html shows every series.
 
+    Works right after installation: without --denoiser it takes the best one trained here, else the one
+    that ships, and says which.
+
     Exit code 0: every CT series is done. 1: nothing was done.
     2: wrong usage or settings. 3: some series or files were refused or failed,
     with one line each saying why. 130: interrupted. 143: terminated.
@@ -411,14 +441,59 @@ def predict(
             source,
             target,
             denoiser=denoiser,
+            texture=texture,
             segmenter=segmenter,
             settings=settings,
             strength=strength,
             on_unfamiliar=on_unfamiliar,
+            engine=engine,
+            precision=precision,
             nifti=nifti,
             verify=verify,
         )
     )
+
+
+@app.command(rich_help_panel="Stages")
+def export(
+    bundle: Annotated[
+        Path,
+        typer.Argument(
+            metavar="BUNDLE", help="Denoiser weights, e.g. models/demo/redcnn/bundle.safetensors."
+        ),
+    ],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Ends in .onnx, or in .xml for OpenVINO (its .bin goes beside it)."
+        ),
+    ],
+    precision: Annotated[
+        str,
+        typer.Option(
+            metavar="fp32|bf16|int8", help="Arithmetic of the layers; ONNX is written in fp32 only."
+        ),
+    ] = "fp32",
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="DICOM to calibrate int8 on and to compare on: 16 slices of scans such as it will meet. "
+            "Without it both happen on phantoms.",
+        ),
+    ] = None,
+) -> None:
+    """Write a denoiser as ONNX or OpenVINO, for programs other than this one.
+
+    The file is read back and compared with torch; where it is too far off, none is left. It takes and gives
+    network units, (HU - zero_hu) / unit_hu, as its metadata say. `ldct predict --engine openvino` needs no
+    export. Needs the package's extra `openvino`.
+
+    Example: ldct export models/demo/redcnn/bundle.safetensors redcnn.onnx
+    """
+    from pipeline.stages import export as stage
+
+    stage.run(bundle, target, precision=precision, calibrate=calibrate)
 
 
 @app.command(rich_help_panel="Stages")

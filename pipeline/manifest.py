@@ -41,12 +41,13 @@ class ManifestCase:
         dose_fraction: dose of `low_dose` over dose of `normal_dose`, in (0, 1]; like `noise` it says nothing
             where there is no low dose.
         noise: `independent` (two scans) or `shared` (the low dose was made from the normal dose).
-        normal_dose: folder of the normal-dose series, relative to the data root.
-        low_dose: folder of the low-dose series.
+        normal_dose: folder of the normal-dose series, relative to the data root; or the file of a series of
+            one slice, which may lie among others.
+        low_dose: the same for the low-dose series.
         mask: NIfTI file of organ labels on the grid of `normal_dose`.
         truth: NIfTI file of noise-free HU on the grid of `normal_dose`.
-        normal_dose_sha256: `folder_sha256` of the normal-dose folder; checked on ingest when given.
-        low_dose_sha256: the same for the low-dose folder.
+        normal_dose_sha256: `series_sha256` of the normal dose; checked on ingest when given.
+        low_dose_sha256: the same for the low dose.
 
     Raises:
         ValueError: a value is not allowed.
@@ -192,6 +193,15 @@ def holdout_roles(cases: Sequence[ManifestCase], seed: int) -> dict[str, str]:
     shuffled = sorted(anatomy, key=lambda patient: (anatomy[patient], digest_of({patient: str(seed)})))
     roles = dict(zip(shuffled, _holdout_sequence(len(shuffled)), strict=True))
     return {case.case_id: roles[case.patient_id] for case in cases}
+
+
+def series_sha256(path: Path) -> str:
+    """Digest of what a manifest names as a series: `file_sha256` of a file, `folder_sha256` of a folder.
+
+    Raises:
+        DataError: there is neither, or the folder holds no file.
+    """
+    return file_sha256(path) if path.is_file() else folder_sha256(path)
 
 
 def folder_sha256(folder: Path) -> str:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from pipeline.data import Case, write_index, write_volume
+from pipeline.data.fingerprint import CaseStatistics, count_hu, write_statistics
 
 ORGAN = 5
 
@@ -15,10 +16,11 @@ def write_cases(
     roles=("train", "train", "validation", "test"),
     noise_hu=40.0,
     low_dose=True,
+    sources=None,
 ):
     """Write cases and their index; returns the cases. Mask: 2 body, 5 organ, 15 table.
 
-    `low_dose=False`: cases of a normal dose alone.
+    `low_dose=False`: cases of a normal dose alone. `sources`: one for each case, all `phantoms` by default.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows, columns = np.mgrid[:side, :side]
@@ -45,6 +47,7 @@ def write_cases(
             has_mask=True,
             has_truth=True,
             has_low_dose=low_dose,
+            source=sources[number] if sources else "phantoms",
         )
         case.folder.mkdir(exist_ok=True)
         for name, sd in (("truth", 0), ("normal_dose", noise_hu / 2), ("low_dose", noise_hu)):
@@ -53,6 +56,8 @@ def write_cases(
             volume = np.rint(truth + sd * rng.standard_normal(truth.shape)).clip(-1024)
             write_volume(case.folder / f"{name}.nii", volume, np.eye(4), np.int16)
         write_volume(case.folder / "mask.nii", mask, np.eye(4), np.uint8)
+        noise_sd_hu = {"normal_dose": noise_hu / 2, "low_dose": noise_hu if low_dose else None}
+        write_statistics(case, CaseStatistics((), None, noise_sd_hu, count_hu(case.normal_dose())))
         cases.append(case)
     write_index(folder, cases)
     return cases

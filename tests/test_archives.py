@@ -414,6 +414,16 @@ def test_one_series_at_both_doses_a_case_without_low_dose_and_a_split_with_holes
     assert "holds no split" in faults(archive)[-1]
 
 
+def test_normal_doses_alone_are_sound_and_one_listed_twice_is_a_warning(archive):
+    manifest, root = archive
+    cases = [replace(case, low_dose=None, low_dose_sha256=None) for case in read_manifest(manifest)[:1]]
+    shutil.rmtree(manifest / "splits")
+    write_split(manifest, "holdout", {cases[0].case_id: "train", "again": "train"})
+    write_manifest(manifest, [*cases, replace(cases[0], case_id="again")])
+    (warning,) = check_manifest(manifest, root)
+    assert (warning.message, warning.is_fault) == ("the same series as again; remove one of them", False)
+
+
 def test_a_simulated_dose_as_normal_dose_is_a_fault(archive):
     manifest, root = archive
     add_series(root / "dose_0.25", series="quarter", SeriesDescription="Thorax SIMULATED 25% dose")

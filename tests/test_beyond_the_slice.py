@@ -243,7 +243,7 @@ def test_an_unfamiliar_series_is_passed_on_before_its_noise_is_asked_for(tmp_pat
     denoiser = replace(denoiser, bundle=replace(denoiser.bundle, fingerprint={"kernels": {"B70": 1}}))
     chosen = Restoration(denoiser=denoiser, segmenter=None, on_unfamiliar="pass")
     (outcome,) = run(tmp_path / "in", tmp_path / "out", chosen)
-    assert (outcome.verdict, outcome.reason_codes) == ("done", ("UNFAMILIAR_PASSED",))
+    assert (outcome.verdict, outcome.reason_codes) == ("done", ("UNFAMILIAR_PASSED", "UNFAMILIAR_KERNEL"))
 
 
 def test_results_say_the_neighbours_and_the_noise_they_were_made_with(tmp_path):

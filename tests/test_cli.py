@@ -20,7 +20,7 @@ from pipeline import __version__
 from pipeline.cli import main
 from pipeline.errors import ConfigError, DataError
 
-STAGES = ("simulate", "ingest", "train", "evaluate", "inspect", "predict", "report")
+STAGES = ("simulate", "ingest", "train", "evaluate", "inspect", "predict", "export", "report")
 
 
 @pytest.fixture(autouse=True)
@@ -99,10 +99,13 @@ def test_predict_needs_no_project_and_ends_with_the_stage_s_code(
     assert exit_code("predict", "in", "out", "--denoiser", "weights", "--strength", "0.5") == 3
     options = {
         "denoiser": Path("weights"),
+        "texture": None,
         "segmenter": None,
         "settings": None,
         "strength": 0.5,
         "on_unfamiliar": None,
+        "engine": None,
+        "precision": None,
         "nifti": None,
         "verify": False,
     }
@@ -111,6 +114,22 @@ def test_predict_needs_no_project_and_ends_with_the_stage_s_code(
     assert exit_code("predict", "in", "out", "--on-unfamiliar", "pass", "--no-nifti", "--verify") == 3
     given = {"denoiser": None, "strength": None, "on_unfamiliar": "pass", "nifti": False, "verify": True}
     assert calls == [("predict", Path("in"), Path("out"), options | given)]
+    calls.clear()
+    assert exit_code("predict", "in", "out", "--texture", "--engine", "openvino", "--precision", "int8") == 3
+    given = {"denoiser": None, "strength": None, "texture": True, "engine": "openvino", "precision": "int8"}
+    assert calls == [("predict", Path("in"), Path("out"), options | given)]
+
+
+def test_export_needs_no_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[tuple[Any, ...]]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert exit_code("export", "weights", "net.onnx") == 0
+    assert exit_code("export", "weights", "net.xml", "--precision", "int8", "--calibrate", "scans") == 0
+    assert calls == [
+        ("export", Path("weights"), Path("net.onnx"), {"precision": "fp32", "calibrate": None}),
+        ("export", Path("weights"), Path("net.xml"), {"precision": "int8", "calibrate": Path("scans")}),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ def case(folder: Path, case_id: str, role: str, has_mask: bool = True, has_low_d
         has_mask=has_mask,
         has_truth=False,
         has_low_dose=has_low_dose,
+        source="here",
     )
 
 
@@ -124,20 +125,21 @@ def test_volumes_of_a_case(tmp_path):
         replace(one, shape=(9, 4, 5)).normal_dose()
 
 
-def test_an_index_of_an_earlier_version_says_what_to_run(tmp_path):
+@pytest.mark.parametrize("added", ["has_low_dose", "source"])
+def test_an_index_of_an_earlier_version_says_what_to_run(tmp_path, added):
     write_index(tmp_path, [case(tmp_path, "c1", "train")])
     lines = (tmp_path / "index.csv").read_text().splitlines()
-    column = lines[0].split(",").index("has_low_dose")
+    column = lines[0].split(",").index(added)
     older = [",".join(line.split(",")[:column] + line.split(",")[column + 1 :]) for line in lines]
     (tmp_path / "index.csv").write_text("\n".join(older) + "\n")
-    with pytest.raises(DataError, match=r"index\.csv: .*run ingest again"):
+    with pytest.raises(DataError, match=r"index\.csv: .*run `ldct ingest` again"):
         read_cases(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "case_id,role\nc1,train\n", "\x00\x01"])
 def test_a_broken_index_is_named(tmp_path, text):
     (tmp_path / "index.csv").write_text(text)
-    with pytest.raises(DataError, match=r"index\.csv: .*run ingest again"):
+    with pytest.raises(DataError, match=r"index\.csv: .*run `ldct ingest` again"):
         read_cases(tmp_path)
 
 

@@ -1,12 +1,19 @@
 """The fingerprint of a data set, against numpy and by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.data import Case, data_digest, read_fingerprint
-from pipeline.data.fingerprint import CaseStatistics, count_hu, describe, write_fingerprint
+from pipeline.data.fingerprint import (
+    CaseStatistics,
+    count_hu,
+    describe,
+    write_fingerprint,
+    write_statistics,
+)
 from pipeline.errors import DataError
 
 
@@ -62,10 +69,31 @@ def test_nothing_known_is_none_and_not_an_error():
     assert found["noise_sd_hu"] == {"normal_dose": None, "low_dose": None}
 
 
-def test_the_file_is_read_back_by_role(tmp_path):
+def test_any_choice_of_ingested_cases_is_described_from_what_was_kept_of_each(tmp_path):
+    shapes = ((2, 4, 4), (1, 8, 8), (3, 4, 4))
+    kept = []
+    for number, shape in enumerate(shapes):
+        volume = np.random.default_rng(number).normal(0, 300, shape).astype(np.int16)
+        case, statistics = one(str(number), "p", volume)
+        case = replace(case, folder=tmp_path / case.case_id)
+        case.folder.mkdir()
+        write_statistics(case, statistics)
+        kept.append((case, statistics))
+    for chosen in (kept, kept[1:], kept[:1]):
+        assert read_fingerprint([case for case, _ in chosen]) == describe(chosen)
+
+
+def test_a_case_without_statistics_says_what_to_run(tmp_path):
+    case = replace(one("a", "p", np.zeros((1, 2, 2), np.int16))[0], folder=tmp_path)
+    with pytest.raises(DataError, match=r"statistics\.json: no such file; run `ldct ingest` first"):
+        read_fingerprint([case])
+    (tmp_path / "statistics.json").write_text('{"kernels": []}')
+    with pytest.raises(DataError, match=r"statistics\.json: not what ingest writes; run `ldct ingest` again"):
+        read_fingerprint([case])
+
+
+def test_the_digest_is_read_back(tmp_path):
     write_fingerprint(tmp_path, "d" * 64, {"train": {"cases": 3}})
-    assert read_fingerprint(tmp_path) == {"cases": 3}
-    assert read_fingerprint(tmp_path, "test") == {}
     assert data_digest(tmp_path) == "d" * 64
 
 
@@ -74,5 +102,5 @@ def test_a_damaged_or_missing_file_says_what_to_run(tmp_path, text):
     with pytest.raises(DataError, match=r"fingerprint\.json: no such file; run `ldct ingest`"):
         data_digest(tmp_path)
     (tmp_path / "fingerprint.json").write_text(text)
-    with pytest.raises(DataError, match=r"fingerprint\.json: not a fingerprint; run `ldct ingest` again"):
+    with pytest.raises(DataError, match=r"fingerprint\.json: not what ingest writes; run `ldct"):
         data_digest(tmp_path)

@@ -26,10 +26,12 @@ from pipeline.metrics import CONVENTIONS, rbf_mmd
 from pipeline.metrics.noise import global_noise_sd_hu
 from pipeline.models import MODELS, ConvVAE, DCGANGenerator, RedCNN
 from pipeline.models.apply import restore_hu
-from pipeline.models.baselines import BASELINES
+from pipeline.models.baselines import BASELINES, BENCHMARK_BASELINES
 from pipeline.stages import evaluate
-from pipeline.stages.evaluation import context, restoration
-from pipeline.stages.evaluation.restoration import verdict
+from pipeline.stages.evaluation import context
+from pipeline.stages.evaluation.restoration import stored
+from pipeline.stages.evaluation.restoration.tuning import at_grid_end
+from pipeline.stages.evaluation.restoration.verdicts import verdict
 from pipeline.tracking import Run
 from tests.tiny_bundles import denoiser_bundle
 
@@ -290,7 +292,7 @@ def test_missing_weights_leave_earlier_results_alone(layout):
 def test_killed_evaluation_leaves_no_old_scores(layout, monkeypatch):
     save_redcnn(layout)
     write(layout.metrics("redcnn"), "{}")
-    monkeypatch.setattr(evaluate, "evaluate_restoration", lambda *_: sys.exit(143))
+    monkeypatch.setattr(evaluate, "evaluate_stored", lambda *_: sys.exit(143))
     with pytest.raises(SystemExit):
         evaluate.run("redcnn", "smoke")
     assert not layout.metrics("redcnn").exists()
@@ -350,7 +352,7 @@ def test_without_a_truth_noise_is_not_measured(layout):
 def test_impossible_dose_is_refused_before_scoring(layout, monkeypatch):
     change_cases(layout, dose_fraction=25.0)
     save_redcnn(layout)
-    monkeypatch.setattr(restoration, "tune_baselines", lambda *_: pytest.fail("scored"))
+    monkeypatch.setattr(stored, "tune_baselines", lambda *_: pytest.fail("scored"))
     with pytest.raises(DataError, match="dose_fraction must lie between 0 and 1, got 25"):
         evaluate.run("redcnn", "smoke")
 
@@ -457,7 +459,7 @@ def test_a_segmenter_needs_no_low_dose(layout, monkeypatch):
 def test_winner_at_the_end_of_its_grid_is_named():
     settings = RestorationSettings(baselines={"gaussian": (0.5,), "nlm": (8, 16, 32), "tv": (5, 10, 20)})
     chosen = {"gaussian": 0.5, "nlm": 32.0, "tv": 10.0}
-    assert restoration.at_grid_end(chosen, settings) == {"nlm": 32.0}
+    assert at_grid_end(chosen, settings) == {"nlm": 32.0}
 
 
 def test_task_refuses_a_bundle_of_another_kind(layout, monkeypatch):
@@ -482,7 +484,7 @@ def test_misspelt_convention_is_one_line(layout):
 
 def test_settings_name_exactly_the_conventions_and_baselines_that_exist():
     assert set(typing.get_args(ConventionName)) == set(CONVENTIONS)
-    assert set(typing.get_args(BaselineName)) == set(BASELINES)
+    assert set(typing.get_args(BaselineName)) == {*BASELINES, *BENCHMARK_BASELINES}
 
 
 def test_what_is_not_finite_becomes_null():

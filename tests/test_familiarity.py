@@ -7,16 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 
 from pipeline.data import Case
 from pipeline.data.fingerprint import CaseStatistics, count_hu, describe
 from pipeline.dicom import SeriesEntry, discover
 from pipeline.hu import AIR_HU
-from pipeline.inference.familiarity import BOTH_DOSES, SeriesFacts, unfamiliar
+from pipeline.inference import familiarity
+from pipeline.inference.body import cross_section_cm2, skull_share
+from pipeline.inference.facts import SeriesFacts, facts_of
+from pipeline.inference.familiarity import BOTH_DOSES, MANY_KERNELS
 from pipeline.inference.survey import survey_series
 from pipeline.metrics.noise import global_noise_sd_hu
+from pipeline.simulate.phantom import make_phantom
 from tests.batch_cases import bundle_of
+from tests.predict_cases import write_source
 
 TRAINED: dict[str, Any] = {
     "kernels": {"B30f": 4, "B40f": 9},
@@ -47,9 +53,21 @@ def facts(hu: np.ndarray = PATIENT, **changes: Any) -> SeriesFacts:
         "slice_thicknesses_mm": (2.0,),
         "kernels": ("B30f",),
         "noise_sd_hu": 10.0,
+        "region": "unknown",
+        "description": None,
+        "metal_mm2": 0.0,
         "visible": np.ones(hu.shape, np.bool_),
     }
     return SeriesFacts(hu=hu, **{**known, **changes})
+
+
+def unfamiliar(*arguments: Any, **options: Any) -> tuple[str, ...]:
+    """The phrases alone."""
+    return tuple(fact.phrase for fact in familiarity.unfamiliar(*arguments, **options))
+
+
+def codes(*arguments: Any) -> list[str]:
+    return [fact.code for fact in familiarity.unfamiliar(*arguments)]
 
 
 def test_a_series_like_the_training_is_familiar():
@@ -92,6 +110,21 @@ def test_every_unfamiliar_fact_is_told():
     assert [phrase.split()[1] for phrase in told] == ["of", "50.0", "thickness", "B70f"]
 
 
+def test_each_fact_has_its_code():
+    strange = facts(
+        PATIENT + 1024,
+        noise_sd_hu=50.0,
+        kernels=("B70f", "I30f"),
+        slice_thicknesses_mm=(9.0,),
+        pixel_spacing_mm=(2.0, 2.0),
+        region="extremity",
+        metal_mm2=400.0,
+    )
+    found = codes(TRAINED | {"anatomies": {"chest": 1}}, strange)
+    assert set(found) == set(familiarity.FACT_CODES)
+    assert found.count(familiarity.UNFAMILIAR_KERNEL) == 2
+
+
 def test_a_single_training_value_is_shown_once():
     trained = TRAINED | {"slice_thickness_mm": [2.0, 2.0]}
     (phrase,) = unfamiliar(trained, facts(slice_thicknesses_mm=(8.0,)))
@@ -117,6 +150,11 @@ def test_a_low_dose_made_while_training_is_the_noise_met_instead_of_the_stored_o
 def test_at_most_three_kernels_are_named_the_commonest_first():
     trained = TRAINED | {"kernels": {"A": 1, "B": 5, "C": 2, "D": 7, "E": 1}}
     assert unfamiliar(trained, facts(kernels=("X",))) == ("kernel X (trained on D, B, C, …)",)
+
+
+def test_a_training_on_many_kernels_minds_no_further_name():
+    many = {f"K{number}": 1 for number in range(MANY_KERNELS)}
+    assert unfamiliar(TRAINED | {"kernels": many}, facts(kernels=("X",))) == ()
 
 
 def test_kernels_are_compared_without_case_but_otherwise_in_full():
@@ -187,21 +225,14 @@ def entry_of(folder: Path) -> SeriesEntry:
     return entry
 
 
-def facts_of(entry: SeriesEntry) -> SeriesFacts:
+def real_facts(entry: SeriesEntry) -> SeriesFacts:
     survey = survey_series(entry)
-    return SeriesFacts(
-        pixel_spacing_mm=entry.pixel_spacing_mm,
-        slice_thicknesses_mm=survey.slice_thicknesses_mm,
-        kernels=survey.kernels,
-        noise_sd_hu=global_noise_sd_hu(survey.hu, survey.hu),
-        hu=survey.hu,
-        visible=survey.visible,
-    )
+    return facts_of(entry, survey, global_noise_sd_hu(survey.hu, survey.hu))
 
 
 def fingerprint_of(entry: SeriesEntry) -> dict[str, Any]:
     """What ingest would write of this series, taken as both doses."""
-    found = facts_of(entry)
+    found = real_facts(entry)
     hu = np.rint(np.where(found.visible, found.hu, AIR_HU))
     noise = {"normal_dose": found.noise_sd_hu, "low_dose": found.noise_sd_hu}
     kernels = (entry.kernel,) if entry.kernel else ()
@@ -229,7 +260,7 @@ def case(shape: tuple[int, ...], pixel_spacing_mm: tuple[float, float]) -> Case:
 @pytest.mark.real
 def test_a_real_chest_is_familiar_to_itself_and_shifted_it_is_not(real_data):
     entry = entry_of(real_data / "ct" / "lidc_0314_chest_1mm")
-    trained, found = fingerprint_of(entry), facts_of(entry)
+    trained, found = fingerprint_of(entry), real_facts(entry)
     assert unfamiliar(trained, found) == ()
     (shifted,) = unfamiliar(trained, replace(found, hu=found.hu + 1024))
     assert "of voxels outside" in shifted
@@ -244,7 +275,7 @@ def test_chest_and_abdomen_do_not_alarm_each_other_by_their_hu(real_data):
         entry_of(real_data / "ct" / name) for name in ("lidc_0314_chest_1mm", "totalseg_dicom_j2k")
     )
     for training, other in ((chest, abdomen), (abdomen, chest)):
-        told = unfamiliar(fingerprint_of(training), facts_of(other))
+        told = unfamiliar(fingerprint_of(training), real_facts(other))
         assert not [phrase for phrase in told if "voxels" in phrase]
 
 
@@ -255,10 +286,154 @@ def test_a_head_and_a_sharp_kernel_are_told_to_a_chest_network(real_data):
         discover(real_data / "ct" / "philips_head_phantom_kernel_pairs").series,
         key=lambda entry: str(entry.kernel),
     )
-    head = unfamiliar(trained, facts_of(smooth))
-    assert [phrase.split()[1] for phrase in head] == ["of", "4.1", "spacing", "thickness", "UB"]
-    told = unfamiliar(fingerprint_of(smooth), facts_of(sharp))
+    head = unfamiliar(trained, real_facts(smooth))
+    assert [phrase.split()[1] for phrase in head] == ["of", "already:", "4.1", "spacing", "thickness", "UB"]
+    told = unfamiliar(fingerprint_of(smooth), real_facts(sharp))
     assert [phrase.split()[0] for phrase in told] == ["noise", "kernel"]
+
+
+TRUNK: dict[str, Any] = {"anatomies": {"chest": 7, "abdomen": 2, "unknown": 3}}
+
+
+def disc(
+    radius_mm: float, hu: float = 40.0, *, into: np.ndarray | None = None, at: float = 100.0
+) -> np.ndarray:
+    """A disc in air: 2 slices of 200 x 200 pixels of 1 mm."""
+    images = np.full((2, 200, 200), AIR_HU, np.float32) if into is None else into
+    y, x = np.ogrid[:200, :200]
+    images[:, np.hypot(y - 100, x - at) < radius_mm] = hu
+    return images
+
+
+def skull(thickness_mm: float = 6.0) -> np.ndarray:
+    return disc(80 - thickness_mm, 35, into=disc(80, 900, into=disc(86)))
+
+
+def millimetres(hu: np.ndarray, **changes: Any) -> SeriesFacts:
+    return facts(hu, pixel_spacing_mm=(1.0, 1.0), **changes)
+
+
+def test_a_head_is_told_by_its_header_or_by_its_skull():
+    assert unfamiliar(TRUNK, facts(region="head")) == ("head by its header (trained on abdomen, chest)",)
+    (told,) = unfamiliar(TRUNK, millimetres(skull()))
+    assert told == "a skull around 100% of the slices (trained on abdomen, chest)"
+    assert codes(TRUNK, millimetres(skull())) == ["UNFAMILIAR_ANATOMY"]
+    assert unfamiliar({"anatomies": {"head": 1}}, millimetres(skull(), region="head")) == ()
+    assert unfamiliar({"anatomies": {"unknown": 4}}, millimetres(skull(), region="head")) == ()
+
+
+def test_a_trunk_is_one_region_and_its_ribs_and_spine_are_no_skull():
+    assert unfamiliar(TRUNK, facts(region="pelvis")) == ()
+    assert unfamiliar(TRUNK, facts(region="neck")) != ()
+    ribs = disc(90)
+    for angle in np.linspace(0, 2 * np.pi, 12, endpoint=False):
+        row, column = (round(100 + 80 * turn(angle)) for turn in (np.sin, np.cos))
+        ribs[:, row - 5 : row + 5, column - 5 : column + 5] = 600
+    ribs[:, 150:175, 85:115] = 500
+    assert skull_share(ribs, np.ones(ribs.shape, np.bool_), (1.0, 1.0)) == 0
+
+
+def test_a_ring_of_bone_around_air_is_no_skull():
+    assert skull_share(disc(70, -800, into=skull()), np.ones((2, 200, 200), np.bool_), (1.0, 1.0)) == 0
+
+
+@pytest.mark.parametrize("region", ["head", "chest", "abdomen"])
+def test_a_phantom_s_head_alone_has_a_skull(region):
+    spacing_mm = (40.0, 2.5, 2.5)
+    phantom = make_phantom(region, np.random.default_rng(0), shape=(2, 200, 200), spacing_mm=spacing_mm)
+    hu = phantom.hu + np.random.default_rng(1).normal(0, 40, phantom.hu.shape)
+    told = unfamiliar(TRUNK, facts(hu.astype(np.float32), pixel_spacing_mm=spacing_mm[1:]))
+    assert ["skull" in phrase for phrase in told] == ([True] if region == "head" else [])
+
+
+def test_an_extremity_is_told_by_its_cross_section_where_all_of_it_is_seen():
+    leg = disc(15, 900, into=disc(60))
+    (told,) = unfamiliar(TRUNK, millimetres(leg))
+    assert told.startswith("at most 11")
+    assert "cm² of body in a slice: an extremity, a neck or a child (trained on" in told
+    assert unfamiliar(TRUNK, facts(leg, pixel_spacing_mm=(2.0, 2.0))) == ()
+    assert unfamiliar(TRUNK, facts(leg, pixel_spacing_mm=None)) == ()
+
+
+def test_a_cross_section_is_that_of_the_body_without_its_couch_and_with_its_lungs():
+    everywhere = np.ones((2, 200, 200), np.bool_)
+    body = disc(30, -850, into=disc(60))
+    body[:, 175:178, 20:180] = 0
+    assert cross_section_cm2(body, everywhere, (1.0, 1.0)) == pytest.approx(np.pi * 6**2, rel=0.03)
+    assert cross_section_cm2(disc(99), everywhere, (1.0, 1.0)) is None
+    assert cross_section_cm2(disc(60), everywhere & (np.arange(200) < 150), (1.0, 1.0)) is None
+    assert cross_section_cm2(disc(0), everywhere, (1.0, 1.0)) is None
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 100), (2, 7, 5)])
+def test_the_smallest_images_are_no_body_part(shape):
+    hu, everywhere = np.full(shape, 40, np.float32), np.ones(shape, np.bool_)
+    assert skull_share(hu, everywhere, (0.7, 0.7)) == 0
+    assert cross_section_cm2(hu, everywhere, (0.7, 0.7)) is None
+
+
+@pytest.mark.parametrize(("area_mm2", "told"), [(24.0, ()), (26.0, ("METAL",)), (None, ())])
+def test_metal_is_told_from_a_wire_by_its_area(area_mm2, told):
+    assert tuple(codes(TRAINED, facts(metal_mm2=area_mm2))) == told
+    assert unfamiliar({}, facts(metal_mm2=area_mm2)) == ()
+
+
+def test_the_metal_of_a_series_is_that_of_its_worst_slice(tmp_path):
+    path = write_source(tmp_path, slices=12)[7]
+    dataset = pydicom.dcmread(path)
+    pixels = dataset.pixel_array.copy()
+    pixels[10:15, 10:20] = 3071 - int(dataset.RescaleIntercept)
+    dataset.PixelData = pixels.tobytes()
+    dataset.save_as(path)
+    found = real_facts(entry_of(tmp_path))
+    assert found.metal_mm2 == pytest.approx(50 * 0.8 * 0.7)
+    (told,) = unfamiliar({"normal_dose_hu_percentiles": TRAINED["normal_dose_hu_percentiles"]}, found)
+    assert told == "metal: 28 mm² of a slice at 2500 HU and above"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"kernels": ("I30f",)}, "SAFIRE"),
+        ({"kernels": ("Br40d 3",)}, "ADMIRE or QIR"),
+        ({"kernels": ("B30f",), "description": "CHEST 1.0 ASiR 40%"}, "ASiR or Veo"),
+        ({"kernels": ("B30f",), "description": "ABD TrueFidelity"}, "TrueFidelity"),
+        ({"description": "THORAX ClariCT.AI"}, "ClariCT, PixelShine, SafeCT or SubtleCT"),
+        ({"description": "lung, denoised"}, "noise-reducing"),
+        ({"kernels": ("B30f",), "description": "THORAX 1.0 B30f"}, None),
+    ],
+)
+def test_an_iterative_or_learned_reconstruction_counts_as_denoised(changes, told):
+    found = [
+        fact.phrase
+        for fact in familiarity.unfamiliar(TRAINED, facts(**changes))
+        if fact.code == "ALREADY_DENOISED"
+    ]
+    expected = f"denoised already: {told} reconstruction"
+    assert found == ([] if told is None else [expected])
+
+
+def test_an_iterative_kernel_of_the_training_is_familiar():
+    assert unfamiliar(TRAINED | {"kernels": {"Br38f 3": 1}}, facts(kernels=("Br38f 3",))) == ()
+
+
+@pytest.mark.real
+def test_of_the_real_scans_the_heads_alone_are_told_by_their_pixels(real_data):
+    """Headers that name no body part leave it to the pixels."""
+    told = {}
+    folders = (
+        "tcga_single_slices",
+        "covid_sbu_single_slices",
+        "lungdx_a0002_chest_8mm",
+        "totalseg_dicom_j2k",
+    )
+    for folder in (*(f"ct/{name}" for name in folders), "ct/lidc_0314_chest_1mm", "nasty/odd_headers"):
+        for entry in discover(real_data / folder).series:
+            nameless = replace(real_facts(entry), region="unknown")
+            told[entry.files[0].name] = unfamiliar(TRUNK | {"kernels": None}, nameless)
+    for entry in discover(real_data / "ct" / "philips_head_phantom_kernel_pairs").series:
+        assert codes(TRUNK, replace(real_facts(entry), region="unknown")) == ["UNFAMILIAR_ANATOMY"]
+    assert {name for name, phrases in told.items() if phrases} == {"J2K_pixelrep_mismatch.dcm"}
 
 
 def test_a_bundle_tells_the_noise_of_the_low_doses_that_were_made():

@@ -1,17 +1,20 @@
 """From DICOM pairs and a manifest to cases on disk, and how each bad case ends."""
 
 import shutil
+from dataclasses import replace
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 
 from pipeline.data import data_digest, read_cases, read_fingerprint, write_volume
 from pipeline.dicom import Geometry, discover, read_series, write_ct_series
 from pipeline.errors import ConfigError, DataError
-from pipeline.manifest import ManifestCase, folder_sha256, write_manifest, write_split
+from pipeline.manifest import ManifestCase, file_sha256, folder_sha256, write_manifest, write_split
 from pipeline.stages import ingest
 
 LABELS = Path(__file__).parents[1] / "configs" / "labels.yaml"
@@ -86,8 +89,11 @@ class Project:
             )
         ]
 
-    def configure(self, root: str = "images", workers: int = 1) -> None:
-        text = f"manifest: manifest\nsplit: holdout\nroot: {root}\nworkers: {workers}\n"
+    def configure(
+        self, root: str = "images", workers: int = 1, manifests: tuple[str, ...] = ("manifest",)
+    ) -> None:
+        sources = ", ".join(f"{{manifest: {one}, split: holdout, root: {root}}}" for one in manifests)
+        text = f"sources: [{sources}]\nworkers: {workers}\n"
         (self.root / "configs" / "tiny" / "ingest.yaml").write_text(text)
 
     def add_case(self, case_id: str, **changes: object) -> Path:
@@ -97,9 +103,12 @@ class Project:
         self.cases.append(ManifestCase(case_id, case_id, "head", 0.5, "independent", **{**paths, **changes}))
         return self.images / case_id
 
+    def list_cases(self, manifest: str, cases: list[ManifestCase], role: str = "train") -> None:
+        write_manifest(self.root / manifest, cases)
+        write_split(self.root / manifest, "holdout", {case.case_id: role for case in cases})
+
     def run(self) -> Path:
-        write_manifest(self.root / "manifest", self.cases)
-        write_split(self.root / "manifest", "holdout", {case.case_id: "train" for case in self.cases})
+        self.list_cases("manifest", self.cases)
         ingest.run("tiny")
         return self.root / "data" / "tiny" / "cases"
 
@@ -134,7 +143,7 @@ def test_the_index_the_pictures_and_the_companions_are_there(project):
 
 
 def test_the_fingerprint_knows_kernel_and_noise(project):
-    found = read_fingerprint(project.run())
+    found = read_fingerprint(read_cases(project.run()))
     assert found["kernels"] == {"SOFT": 1}
     assert found["slice_thickness_mm"] == [3.0, 3.0]
     assert found["noise_sd_hu"]["normal_dose"][0] == pytest.approx(10, rel=0.1)
@@ -154,12 +163,12 @@ def test_a_normal_dose_alone_is_a_case(project, images):
     folder = project.run()
     paired, alone = read_cases(folder)
     assert (paired.has_low_dose, alone.has_low_dose) == (True, False)
-    assert sorted(path.name for path in alone.folder.iterdir()) == ["mask.nii", "normal_dose.nii"]
+    assert sorted(path.name for path in alone.folder.glob("*.nii")) == ["mask.nii", "normal_dose.nii"]
     np.testing.assert_array_equal(alone.normal_dose(), phantom_hu(10, seed=1))
     with pytest.raises(DataError, match="case c2 has no low dose"):
         alone.low_dose()
     assert (folder / "qc" / "c2.png").read_bytes().startswith(b"\x89PNG")
-    found = read_fingerprint(folder)
+    found = read_fingerprint((paired, alone))
     assert (found["cases"], found["dose_fractions"], found["noise"]) == (2, {"0.25": 1}, {"shared": 1})
     assert found["noise_sd_hu"]["low_dose"][0] == pytest.approx(20, rel=0.1)
 
@@ -167,7 +176,7 @@ def test_a_normal_dose_alone_is_a_case(project, images):
 def test_normal_doses_alone_have_no_range_of_low_dose_noise(project):
     project.cases.clear()
     project.add_case("c2", low_dose=None)
-    found = read_fingerprint(project.run())
+    found = read_fingerprint(read_cases(project.run()))
     assert found["noise_sd_hu"]["low_dose"] is None
     assert found["noise_sd_hu"]["normal_dose"][0] == pytest.approx(10, rel=0.1)
     assert found["dose_fractions"] == {}
@@ -178,6 +187,128 @@ def test_a_normal_dose_alone_is_checked_too(project, capsys):
     with pytest.raises(DataError, match="1 of 2 cases"):
         project.run()
     assert "c2: normal_dose holds only the values 0, 1, 2, 5: a mask" in capsys.readouterr().err
+
+
+def test_several_manifests_become_one_data_set_and_each_case_knows_its_own(project):
+    project.add_case("c2", low_dose=None)
+    first, second = project.cases
+    project.list_cases("here/one", [first])
+    project.list_cases("there/two", [second], role="validation")
+    project.configure(manifests=("here/one", "there/two"))
+    ingest.run("tiny")
+    cases = read_cases(project.root / "data" / "tiny" / "cases")
+    assert [(case.case_id, case.source, case.role) for case in cases] == [
+        ("c1", "one", "train"),
+        ("c2", "two", "validation"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("manifests", "case_id", "complaint"),
+    [
+        (("one", "two"), "C1", "case C1 is in one and in two; give it another case_id in one of them"),
+        (("one", "deep/one"), "c2", "one and deep/one are both called one; name each once, or copy"),
+        (("one", "one"), "c2", "one and one are both called one"),
+    ],
+)
+def test_sources_and_cases_that_cannot_be_told_apart_are_named(project, manifests, case_id, complaint):
+    (first,) = project.cases
+    project.list_cases(manifests[0], [first])
+    project.list_cases(manifests[1], [replace(first, case_id=case_id)])
+    project.configure(manifests=manifests)
+    with pytest.raises((ConfigError, DataError)) as error:
+        ingest.run("tiny")
+    assert complaint in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_bad_case_of_one_source_names_its_manifest(project, capsys):
+    empty_low_dose(project.add_case("c2"))
+    first, second = project.cases
+    project.list_cases("one", [first])
+    project.list_cases("two", [second])
+    project.configure(manifests=("one", "two"))
+    with pytest.raises(DataError, match=r"^two/cases\.csv: 1 of 2 cases cannot be used"):
+        ingest.run("tiny")
+
+
+def scattered_slices(folder: Path) -> list[Path]:
+    """Slices of three series in one folder, a file each."""
+    folder.mkdir()
+    files = []
+    for number in range(3):
+        write_series(phantom_hu(10, seed=number), GRID, folder.parent / f"{'s' * (number + 1)}")
+        source = sorted((folder.parent / f"{'s' * (number + 1)}").iterdir())[number]
+        files.append(shutil.copy(source, folder / f"slice{number}.dcm"))
+    return files
+
+
+def test_a_file_is_a_volume_one_slice_thick_at_its_own_place(project):
+    scattered_slices(project.images / "mixed")
+    path = project.images / "mixed" / "slice2.dcm"
+    project.cases = [
+        ManifestCase(
+            "one", "p1", "chest", 1, "shared", "mixed/slice2.dcm", None, None, None, file_sha256(path)
+        )
+    ]
+    folder = project.run()
+    (case,) = read_cases(folder)
+    assert (case.shape, case.spacing_mm) == ((1, 64, 64), (3.0, 0.8, 0.7))  # SliceThickness is the step
+    np.testing.assert_array_equal(case.normal_dose(), phantom_hu(10, seed=2)[2:3])
+    stored = SimpleITK.ReadImage(str(folder / "one" / "normal_dose.nii"))
+    source = SimpleITK.ReadImage(str(path))
+    np.testing.assert_allclose(stored.GetOrigin(), source.GetOrigin(), atol=1e-4)
+    np.testing.assert_allclose(stored.GetDirection(), source.GetDirection(), atol=1e-6)
+    assert read_fingerprint([case])["kernels"] == {"SOFT": 1}
+
+
+@pytest.mark.parametrize(
+    ("path", "complaint"),
+    [
+        ("mixed/gone.dcm", "mixed/gone.dcm: no such folder or file"),
+        ("mixed/notes.txt", "mixed/notes.txt: "),
+        ("mixed/thin.dcm", "thin.dcm: no valid position, orientation, pixel spacing or SliceThickness"),
+        ("mixed/cut.dcm", "CORRUPT_PIXEL_DATA"),
+        ("mixed/mr.dcm", "mixed/mr.dcm: modality MR, not CT"),
+        ("c1/normal_dose/SLICE", "one of 5 slices of its series; name a folder of its own"),
+        ("mixed", "mixed: 5 CT series; a manifest path needs exactly one"),
+    ],
+)
+def test_a_file_that_is_no_slice_by_itself_is_named(project, capsys, path, complaint):
+    _, cut, thin = scattered_slices(project.images / "mixed")
+    (project.images / "mixed" / "notes.txt").write_text("notes")
+    (project.images / "mixed" / "mr.dcm").write_bytes(edited(cut, SeriesInstanceUID="1.2.9", Modality="MR"))
+    (project.images / "mixed" / "thin.dcm").write_bytes(
+        edited(thin, SeriesInstanceUID="1.2.10", SliceThickness=0)
+    )
+    whole = edited(cut, SeriesInstanceUID="1.2.11")
+    (project.images / "mixed" / "cut.dcm").write_bytes(whole[:-100])
+    first = min((project.images / "c1" / "normal_dose").iterdir()).name
+    listed = path.replace("SLICE", first)
+    project.cases = [ManifestCase("bad", "p1", "chest", 1, "shared", listed)]
+    with pytest.raises(DataError, match="1 of 1 cases"):
+        project.run()
+    assert complaint in capsys.readouterr().err
+
+
+def edited(path: Path, **values: object) -> bytes:
+    image = pydicom.dcmread(path)
+    for keyword, value in values.items():
+        setattr(image, keyword, value)
+    stream = BytesIO()
+    image.save_as(stream)
+    return stream.getvalue()
+
+
+def test_a_file_that_changed_is_refused(project, capsys):
+    scattered_slices(project.images / "mixed")
+    digest = "0" * 64
+    project.cases = [
+        ManifestCase("bad", "p1", "chest", 1, "shared", "mixed/slice1.dcm", normal_dose_sha256=digest)
+    ]
+    with pytest.raises(DataError, match="1 of 1 cases"):
+        project.run()
+    assert "mixed/slice1.dcm: its files differ from the manifest" in capsys.readouterr().err
 
 
 def drop_last_slice(folder: Path) -> None:
@@ -335,7 +466,7 @@ def test_a_real_chest_keeps_its_noise_and_its_slice_order(tmp_path, monkeypatch,
     (tmp_path / "configs" / "real").mkdir(parents=True)
     shutil.copy(LABELS, tmp_path / "configs")
     (tmp_path / "configs" / "real" / "ingest.yaml").write_text(
-        "manifest: manifest\nsplit: all\nroot: images\nworkers: 1\n"
+        "sources: [{manifest: manifest, split: all, root: images}]\nworkers: 1\n"
     )
     case = ManifestCase("a", "a", "chest", 0.4, "shared", "normal_dose", "low_dose")
     write_manifest(tmp_path / "manifest", [case])
@@ -347,5 +478,5 @@ def test_a_real_chest_keeps_its_noise_and_its_slice_order(tmp_path, monkeypatch,
     source = SimpleITK.GetArrayFromImage(reader.Execute())
     inside = source >= -1024
     np.testing.assert_array_equal(case.normal_dose()[inside], source[inside])
-    noise = read_fingerprint(tmp_path / "data" / "real" / "cases", "test")["noise_sd_hu"]
+    noise = read_fingerprint([case])["noise_sd_hu"]
     assert noise["normal_dose"][0] == pytest.approx(24, abs=2)

@@ -16,6 +16,7 @@ from pipeline.manifest import (
     holdout_roles,
     read_manifest,
     read_split,
+    series_sha256,
     write_manifest,
     write_split,
 )
@@ -171,6 +172,14 @@ def test_folder_digest_is_the_stated_formula(tmp_path):
     (tmp_path / "a").write_bytes(b"one")
     lines = f"a\0{hashlib.sha256(b'one').hexdigest()}\nb/2\0{hashlib.sha256(b'two').hexdigest()}\n"
     assert folder_sha256(tmp_path) == hashlib.sha256(lines.encode()).hexdigest()
+
+
+def test_the_digest_of_a_series_is_that_of_its_folder_or_of_its_file(tmp_path):
+    (tmp_path / "a.dcm").write_bytes(b"one")
+    assert series_sha256(tmp_path) == folder_sha256(tmp_path)
+    assert series_sha256(tmp_path / "a.dcm") == hashlib.sha256(b"one").hexdigest()
+    with pytest.raises(DataError, match=r"b\.dcm: no such folder"):
+        series_sha256(tmp_path / "b.dcm")
 
 
 def test_a_disk_that_fills_up_leaves_no_part_of_a_manifest(tmp_path, monkeypatch):

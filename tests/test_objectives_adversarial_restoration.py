@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -345,6 +346,30 @@ def test_validation_and_picture_are_the_restorations(tmp_path):
     assert (score.metric, score.convention, objective.product) == ("psnr_db", "redcnn", "denoiser")
     objective.draw(networks, tmp_path / "samples.png", bf16=False)
     assert (tmp_path / "samples.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_last_weights_are_kept_where_that_is_asked_for_and_the_score_stays():
+    networks = build_networks()
+    best, last = (
+        adversarial(GAMES[0], keep=keep).validate(networks, bf16=False) for keep in ("best", "last")
+    )
+    assert vars(last) == vars(best)
+    unbeatable = replace(best, value=best.value + 10)
+    assert not best.beats(unbeatable)
+    assert last.beats(unbeatable)
+
+
+def test_a_noise_map_is_for_the_denoiser_alone():
+    """The discriminator sees low dose and candidate; R1 is asked of the candidate."""
+    networks = build_networks() | {"denoiser": RedCNN(features=4, noise_map=True).train()}
+    batch = patches() | {"noise_sd_hu": torch.tensor([40.0, 40.0])}
+    seen = []
+    networks["discriminator"].register_forward_hook(lambda _, images, __: seen.append(images[0].detach()))
+    for turn in turns_of(adversarial(GAMES[0]), networks, batch=batch):
+        turn.loss.backward()
+        assert torch.isfinite(turn.loss)
+    assert {images.shape[1] for images in seen} == {2}
+    assert torch.equal(seen[0][:2], side_by_side(batch, batch["normal_dose"] / 1000))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from pipeline import tracking
+from pipeline import __version__, tracking
 from pipeline.bundle import Bundle, load_bundle, save_bundle
 from pipeline.cli import main
 from pipeline.config import load_settings
@@ -26,11 +26,12 @@ from pipeline.config.predict import PredictSettings
 from pipeline.dicom import discover, read_series
 from pipeline.errors import BundleError, ConfigError, DataError
 from pipeline.hu import AIR_HU, RED_CNN_PAPER
-from pipeline.inference import fitness, networks, nifti, outcomes, restoration, restorer
+from pipeline.inference import engines, familiarity, fitness, networks, nifti, outcomes, restoration, restorer
 from pipeline.inference.networks import TILE_PIXELS, Network
 from pipeline.inference.pseudonyms import secret_path
 from pipeline.models import build_model
 from pipeline.stages import predict
+from pipeline.weights import VARIANTS
 from tests.predict_cases import write_source
 from tests.tiny_bundles import write_bundles
 
@@ -43,6 +44,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
     monkeypatch.setenv("LDCT_TRACKING", "off")
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    monkeypatch.setattr(predict, "shipped", lambda _: None)
     return tmp_path / "project"
 
 
@@ -149,7 +151,7 @@ def test_auto_precision_is_never_coarser_than_the_training(tmp_path, monkeypatch
         **COMMON,
     )
     save_bundle(tmp_path / "paper.safetensors", bundle)
-    monkeypatch.setattr(predict, "preferred_precision", lambda _: hardware)
+    monkeypatch.setattr(engines, "preferred_precision", lambda _: hardware)
     write_source(tmp_path / "in")
     predict.run(tmp_path / "in", tmp_path / "out", denoiser=tmp_path / "paper.safetensors")
     (record,) = (tmp_path / "out").glob("*/*/series.json")
@@ -157,18 +159,93 @@ def test_auto_precision_is_never_coarser_than_the_training(tmp_path, monkeypatch
     assert used == ("bf16" if trained == hardware == "bf16" else "fp32")
 
 
-def test_champions_are_taken_when_no_bundle_is_named(tmp_path, denoiser, monkeypatch):
-    monkeypatch.setattr(tracking, "champion", lambda kind: denoiser if kind == "denoiser" else None)
+def have_champions(monkeypatch, **champions):
+    """Whether or not those of the preset smoke count."""
+    monkeypatch.setattr(tracking, "champion", lambda kind, **_: champions.get(kind))
+
+
+@pytest.fixture
+def ships(tmp_path, monkeypatch):
+    """Both variants of a shipped denoiser, told apart by their names."""
+    paths = {}
+    for variant in VARIANTS:
+        bundle = replace(load_bundle(write_bundles(tmp_path / variant)[0]), name=f"reference_{variant}")
+        paths[variant] = tmp_path / variant / "denoiser.safetensors"
+        save_bundle(paths[variant], bundle)
+    monkeypatch.setattr(predict, "shipped", paths.get)
+    return paths
+
+
+def test_champions_are_taken_when_no_bundle_is_named(tmp_path, denoiser, ships, monkeypatch, capsys):
+    have_champions(monkeypatch, denoiser=denoiser)
     write_source(tmp_path / "in")
     assert predict.run(tmp_path / "in", tmp_path / "out") == 0
     assert not list((tmp_path / "out").rglob("segmentation.dcm"))
+    assert recipe_of(tmp_path / "out")["denoiser"]["model_hash"] == load_bundle(denoiser).model_hash
+    assert "shipped" not in capsys.readouterr().out
 
 
-def test_without_any_model_one_line_says_how_to_get_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "champion", lambda _: None)
+@pytest.mark.parametrize(("texture", "variant"), [(None, "plain"), (False, "plain"), (True, "texture")])
+def test_without_any_training_the_shipped_denoiser_runs_and_is_named(
+    tmp_path, ships, capsys, texture, variant
+):
     write_source(tmp_path / "in")
-    with pytest.raises(BundleError, match="make repro"):
-        predict.run(tmp_path / "in", tmp_path / "out")
+    assert predict.run(tmp_path / "in", tmp_path / "out", texture=texture) == 0
+    first, *_ = capsys.readouterr().out.splitlines()
+    model_hash = load_bundle(ships[variant]).model_hash
+    name = f"reference_{variant}"
+    assert first == (
+        f"denoiser {name} {model_hash[:12]}, shipped with ldct-pipeline {__version__} in {ships[variant]}"
+    )
+    recorded = recipe_of(tmp_path / "out")["denoiser"]
+    assert (recorded["name"], recorded["model_hash"]) == (name, model_hash)
+
+
+def test_a_champion_that_segments_joins_the_shipped_denoiser(tmp_path, segmenter, ships, monkeypatch):
+    have_champions(monkeypatch, segmenter=segmenter)
+    write_source(tmp_path / "in")
+    assert predict.run(tmp_path / "in", tmp_path / "out") == 0
+    recipe = recipe_of(tmp_path / "out")
+    assert (recipe["denoiser"]["name"], recipe["segmenter"]["name"]) == ("reference_plain", "unet")
+
+
+def test_a_champion_of_the_preset_smoke_does_not_go_before_the_shipped_denoiser(tmp_path, ships, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(tracking, "champion", lambda kind, **options: asked.update({kind: options}))
+    write_source(tmp_path / "in")
+    predict.run(tmp_path / "in", tmp_path / "out")
+    assert asked["denoiser"] == {"smoke": False}
+
+
+def test_a_named_network_is_used_alone(tmp_path, segmenter, ships):
+    write_source(tmp_path / "in")
+    predict.run(tmp_path / "in", tmp_path / "out", segmenter=segmenter)
+    assert recipe_of(tmp_path / "out")["denoiser"] is None
+
+
+@pytest.mark.parametrize("texture", [True, False])
+def test_the_texture_of_another_denoiser_than_a_shipped_one_is_one_line(
+    tmp_path, denoiser, ships, monkeypatch, texture
+):
+    write_source(tmp_path / "in")
+    option = "--texture" if texture else "--no-texture"
+    with pytest.raises(ConfigError, match=f"{option} chooses .* a network is named; leave one"):
+        predict.run(tmp_path / "in", tmp_path / "out", denoiser=denoiser, texture=texture)
+    have_champions(monkeypatch, denoiser=denoiser)
+    path = ships["texture" if texture else "plain"]
+    with pytest.raises(ConfigError, match=f"{option} chooses .* champion goes first; .* name {path}"):
+        predict.run(tmp_path / "in", tmp_path / "out", texture=texture)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("texture", "way_out"), [(None, "make repro"), (True, "came without its denoisers; name one with")]
+)
+def test_without_any_model_one_line_says_how_to_get_one(tmp_path, monkeypatch, texture, way_out):
+    have_champions(monkeypatch)
+    write_source(tmp_path / "in")
+    with pytest.raises(BundleError, match=way_out):
+        predict.run(tmp_path / "in", tmp_path / "out", texture=texture)
     assert not (tmp_path / "out").exists()
 
 
@@ -202,12 +279,14 @@ def recipe_of(target):
 def test_the_command_line_overrides_the_settings_and_both_are_recorded(tmp_path, denoiser):
     write_source(tmp_path / "in")
     settings = tmp_path / "predict.yaml"
-    settings.write_text("on_unfamiliar: pass\nnifti: true\n")
+    settings.write_text("on_unfamiliar: pass\nnifti: true\nprecision: fp32\n")
     predict.run(tmp_path / "in", tmp_path / "one", denoiser=denoiser, settings=settings)
     recipe = recipe_of(tmp_path / "one")
     assert (recipe["on_unfamiliar"], recipe["nifti"]) == ("pass", True)
     given = {"on_unfamiliar": "refuse", "nifti": False}
-    predict.run(tmp_path / "in", tmp_path / "two", denoiser=denoiser, settings=settings, **given)
+    options = given | {"engine": "torch", "precision": "bf16"}
+    predict.run(tmp_path / "in", tmp_path / "two", denoiser=denoiser, settings=settings, **options)
+    assert recipe_of(tmp_path / "two")["denoiser"]["precision"] == "bf16"
     assert {name: recipe_of(tmp_path / "two")[name] for name in given} == given
 
 
@@ -258,7 +337,9 @@ def test_an_unfamiliar_series_is_denoised_with_a_warning(tmp_path, trained_elsew
     write_source(tmp_path / "in")
     assert predict.run(tmp_path / "in", tmp_path / "out", denoiser=trained_elsewhere) == 0
     assert "UNFAMILIAR" in (told := capsys.readouterr().out)
-    assert "kernel B30 (trained on B70f)" in told
+    assert "UNFAMILIAR_KERNEL unlike the training: kernel B30 (trained on B70f)" in told
+    (record,) = (tmp_path / "out").glob("*/*/series.json")
+    assert json.loads(record.read_text())["reason_codes"] == ["UNFAMILIAR", "UNFAMILIAR_KERNEL"]
     assert list((tmp_path / "out").glob("*/*/denoised/*.dcm"))
 
 
@@ -266,7 +347,7 @@ def test_an_unfamiliar_series_can_be_passed_on_untouched(tmp_path, trained_elsew
     sources = write_source(tmp_path / "in")
     options = {"denoiser": trained_elsewhere, "on_unfamiliar": "pass"}
     assert predict.run(tmp_path / "in", tmp_path / "out", **options) == 0
-    assert "UNFAMILIAR_PASSED" in capsys.readouterr().out
+    assert "UNFAMILIAR_PASSED UNFAMILIAR_KERNEL handed on untouched" in capsys.readouterr().out
     passed = sorted((tmp_path / "out").glob("*/*/untouched/*.dcm"))
     assert [path.read_bytes() for path in passed] == [path.read_bytes() for path in sources]
     assert not list((tmp_path / "out").glob("*/*/denoised"))
@@ -276,7 +357,7 @@ def test_an_unfamiliar_series_can_be_refused(tmp_path, trained_elsewhere, capsys
     write_source(tmp_path / "in")
     options = {"denoiser": trained_elsewhere, "on_unfamiliar": "refuse"}
     assert predict.run(tmp_path / "in", tmp_path / "out", **options) == 1
-    assert "kernel B30 (trained on B70f)" in capsys.readouterr().out
+    assert "UNFAMILIAR UNFAMILIAR_KERNEL unlike the training: kernel B30" in capsys.readouterr().out
     assert not list((tmp_path / "out").rglob("*.dcm"))
 
 
@@ -500,6 +581,8 @@ def test_a_bundle_of_the_other_kind_is_one_line(tmp_path, denoiser, segmenter, l
         ("--strength", "-0.1", "--strength -0.1: must be"),
         ("--strength", "nan", "--strength nan: must be"),
         ("--on-unfamiliar", "ignore", "--on-unfamiliar ignore: must be warn, pass or refuse"),
+        ("--engine", "tpu", "--engine tpu: must be auto, torch or openvino"),
+        ("--precision", "fp8", "--precision fp8: must be auto, fp32, bf16 or int8"),
         ("--settings", "none.yaml", "none.yaml: no such settings file"),
     ],
 )
@@ -517,6 +600,7 @@ def test_an_option_that_cannot_be_used_is_one_line(tmp_path, denoiser, ldct, opt
         ("strength: -0.5", "strength: input should be greater than or equal to 0, got -0.5"),
         ("strength: .nan", "strength: input should be a finite number"),
         ("on_unfamiliar: ignore", "on_unfamiliar: input should be 'warn', 'pass' or 'refuse', got 'ignore'"),
+        ("engine: tpu", "engine: input should be 'auto', 'torch' or 'openvino', got 'tpu'"),
         ("batch_slices: 0", "greater than or equal to 1, got 0"),
         ("tile_pixels: 8", "tile_pixels: input should be greater than or equal to 64, got 8"),
         ("on_unfamilar: pass", "on_unfamilar: unknown key, did you mean on_unfamiliar?"),
@@ -538,7 +622,7 @@ def test_a_setting_that_cannot_be_used_is_one_line(tmp_path, denoiser, ldct, lin
 def test_the_documentation_lists_every_code_that_a_run_adds(pytestconfig):
     text = (pytestconfig.rootpath / "docs" / "predict.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^\| `([A-Z_]+)` \|", text, re.MULTILINE))
-    modules = (fitness, networks, nifti, outcomes, restoration, restorer)
+    modules = (familiarity, fitness, networks, nifti, outcomes, restoration, restorer)
     named = {
         value
         for module in modules

@@ -321,7 +321,7 @@ class Workplace:
         (root / "configs" / "labels.yaml").write_bytes((CHECKOUT / "configs" / "labels.yaml").read_bytes())
         (root / "configs" / "preset.yaml").write_text("preset: tiny\n")
         (root / "configs" / "tiny" / "ingest.yaml").write_text(
-            "manifest: manifest\nsplit: holdout\nroot: pairs\nworkers: 1\n"
+            "sources: [{manifest: manifest, split: holdout, root: pairs}]\nworkers: 1\n"
         )
         self.denoiser, self.segmenter = write_bundles(root / "weights")
 

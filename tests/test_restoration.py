@@ -401,12 +401,13 @@ def unfamiliar_with(on_unfamiliar):
     )
 
 
+FACTS = ("UNFAMILIAR_THICKNESS", "UNFAMILIAR_KERNEL")
 PHRASES = ("slice thickness 2.5 mm (trained on 1 to 1.5)", "kernel RAMP (trained on B30)")
 
 
 def test_an_unfamiliar_series_is_treated_with_a_warning(tmp_path):
     measured = treat(noisy_series(tmp_path / "in"), tmp_path / "out", unfamiliar_with("warn"))
-    assert (measured.reason_codes, measured.unfamiliar) == (("UNFAMILIAR",), PHRASES)
+    assert (measured.reason_codes, measured.unfamiliar) == (("UNFAMILIAR", *FACTS), PHRASES)
     assert len(contents(tmp_path / "out" / "denoised")) == 7
 
 
@@ -427,7 +428,7 @@ def test_an_unfamiliar_series_is_passed_on_byte_for_byte(tmp_path, monkeypatch, 
     passed = contents(tmp_path / "out" / "untouched")
     assert list(passed) == [f"{number:04d}.dcm" for number in range(1, 8)]
     assert list(passed.values()) == [path.read_bytes() for path in entry.files]
-    assert (measured.reason_codes, measured.unfamiliar) == (("UNFAMILIAR_PASSED",), PHRASES)
+    assert (measured.reason_codes, measured.unfamiliar) == (("UNFAMILIAR_PASSED", *FACTS), PHRASES)
     assert measured.noise_sd_hu["after"] is None
 
 
@@ -534,13 +535,13 @@ def test_what_decides_the_files_is_in_the_recipe():
 def test_another_torch_or_device_is_another_recipe_and_gives_other_uids(tmp_path, monkeypatch):
     entry, chosen = noisy_series(tmp_path / "in"), restoration()
     recipe, identity = chosen.recipe, chosen.derivation(chosen.denoiser, entry).identity()
-    assert recipe["segmenter"]["engine"] == f"torch {torch.__version__} on cpu"
+    assert recipe["segmenter"]["engine"] == f"torch {torch.__version__} on cpu in fp32"
     monkeypatch.setattr(torch, "__version__", "9.9.9")
     assert chosen.recipe != recipe
     assert chosen.derivation(chosen.denoiser, entry).identity() != identity
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
     on_card = replace(chosen.denoiser, device=torch.device("cuda", 1))
-    assert on_card.engine == "torch 9.9.9 on card 1"
+    assert on_card.engine == "torch 9.9.9 on card 1 in fp32"
 
 
 def test_a_network_that_states_no_radius_takes_large_slices_whole(tmp_path):

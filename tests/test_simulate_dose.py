@@ -122,7 +122,8 @@ def test_a_series_gets_partners_a_manifest_and_a_record(tmp_path, capsys):
     assert "at 25 %" in line
     assert total == "simulate dose: 1 done"
     out = tmp_path / "out"
-    assert hint == f"next: `manifest: {out}/manifest` and `root: {out}` in configs/<preset>/ingest.yaml"
+    source = f"{{manifest: {out}/manifest, split: holdout, root: {out}}}"
+    assert hint == f"next: `- {source}` below `sources:` in configs/<preset>/ingest.yaml"
 
 
 def test_the_image_s_own_noise_gives_photons_and_the_noise_foretold(tmp_path):

@@ -252,6 +252,7 @@ def test_another_convention_or_other_data_keeps_the_champion_and_says_so(project
 
 def test_a_champion_of_the_smoke_preset_gives_way_to_another_preset_only(project, caplog):
     register(50.0, model="smoke", name="smoke-redcnn")
+    assert tracking.champion("denoiser", smoke=False) is None
     register(30.0, model="demo", name="demo-redcnn", data_digest="e" * 64)
     assert champion_text() == "demo"
     register(60.0, model="smoke again", name="smoke-redcnn")

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
 from pipeline.config.base import Settings
+from pipeline.config.scan import AssumedScanSettings
 
 ConventionName = Literal["redcnn", "redcnn-legacy", "ldctbench", "dugan", "wide", "full"]
-BaselineName = Literal["gaussian", "nlm", "tv"]
+BaselineName = Literal["gaussian", "nlm", "tv", "bm3d"]
+DoseFraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class MadeDoseSettings(Settings):
+    """Low doses made from the normal dose of the test slices, in place of the stored one."""
+
+    dose_fractions: Annotated[tuple[DoseFraction, ...], Field(min_length=1)]
+    """Shares of the normal dose; each is scored by itself."""
+    unreadable: AssumedScanSettings | None = None
+    """Assumed where a scan cannot be read from its images; without it such cases are left out."""
+
+    @field_validator("dose_fractions")
+    @classmethod
+    def _each_once(cls, fractions: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(fractions)) < len(fractions):
+            raise ValueError("a dose appears twice; remove one of them")
+        return fractions
 
 
 class RestorationSettings(Settings):
@@ -20,7 +38,23 @@ class RestorationSettings(Settings):
     tuning_slices_per_case: PositiveInt = 2
     """Slices of each validation case on which the baselines are tuned."""
     baselines: dict[BaselineName, Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]]
-    """Values to try: sigma in pixels (gaussian), h in HU (nlm), weight in HU (tv)."""
+    """Values to try: sigma in pixels (gaussian), h (nlm), weight (tv) and noise SD (bm3d) in HU.
+
+    `bm3d` needs the package of that name, whose licence is non-commercial (extra `benchmarks`).
+    """
+    low_dose: MadeDoseSettings | None = None
+    """Low doses to make; None for the stored one."""
+
+    @field_validator("low_dose")
+    @classmethod
+    def _scored_over_the_full_range(
+        cls, low_dose: MadeDoseSettings | None, given: ValidationInfo
+    ) -> MadeDoseSettings | None:
+        if low_dose is not None and "full" not in given.data.get("conventions", ("full",)):
+            raise ValueError(
+                "slices below their input are counted under the convention full; add it to conventions"
+            )
+        return low_dose
 
 
 class TaskSettings(Settings):

@@ -16,7 +16,9 @@ class PredictSettings(Settings):
     """Share of the denoiser's correction that is applied: 0 leaves every pixel as it was, 1 applies all."""
     not_for_diagnosis: bool = True
     """Whether the written series says that it is not for diagnostic use."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    engine: Literal["auto", "torch", "openvino"] = "auto"
+    """What computes the networks; `auto`: OpenVINO on a CPU where it is installed, else torch."""
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
     """Arithmetic of the networks; `auto`: bf16 where the hardware has it and the bundle was trained in it."""
     batch_slices: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Slices that go through a network at once. `auto`: what fills a GPU; one on a CPU, where more only cost

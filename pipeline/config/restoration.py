@@ -5,13 +5,36 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+)
 
 from pipeline.config.base import Settings
 from pipeline.config.degradations import LowDoseStep, Steps
+from pipeline.config.scan import AssumedScanSettings
 from pipeline.config.training import OptimSettings, TrainingSettings
 
 DoseFraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _in_the_project(bundle: str) -> str:
+    path = PurePath(bundle)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(
+            "a bundle lies below the project root: write models/<preset>/<model>/bundle.safetensors"
+        )
+    return bundle
+
+
+BundlePath = Annotated[str, AfterValidator(_in_the_project)]
+"""Of a bundle, relative to the project root and below it."""
 
 
 class _Loss(Settings):
@@ -51,23 +74,10 @@ class SSIMTerm(_Loss):
 
 
 class FeaturesTerm(_Loss):
-    """Distance of the features that the encoder of one of our segmenters sees.
-
-    `encoder` is the path of its bundle, relative to the project root and below it.
-    """
+    """Distance of the features that the encoder of one of our segmenters sees."""
 
     kind: Literal["features"]
-    encoder: str
-
-    @field_validator("encoder")
-    @classmethod
-    def _in_the_project(cls, encoder: str) -> str:
-        path = PurePath(encoder)
-        if path.is_absolute() or ".." in path.parts:
-            raise ValueError(
-                "a bundle lies below the project root: write models/<preset>/<model>/bundle.safetensors"
-            )
-        return encoder
+    encoder: BundlePath
 
 
 LossTerm = Annotated[
@@ -86,25 +96,40 @@ class Scale(Settings):
 class PatchData(Settings):
     """Patches of pairs; `validation_slices` whole slices of each validation case.
 
-    A patch is enlarged by one of the `zooms` (below 1: made smaller), drawn for each sample.
+    Drawn for each sample: one of the `zooms` by which it is enlarged (below 1: made smaller), an offset of up
+    to `shift_hu` either way, and a factor from `contrast` on its distance from air.
     """
 
     patch_size: PositiveInt = 64
     scale: Scale = Scale()
     validation_slices: PositiveInt = 3
     zooms: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
+    shift_hu: NonNegativeFloat = 0.0
+    contrast: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+
+    @field_validator("contrast")
+    @classmethod
+    def _ordered(cls, contrast: tuple[float, float]) -> tuple[float, float]:
+        low, high = contrast
+        if low > high:
+            raise ValueError(f"the lower factor comes first, so write [{high:g}, {low:g}]")
+        return contrast
 
 
 class LowDoseSettings(Settings):
     """Low dose made while training: a new dose and new noise for every slice that is drawn.
 
-    `photons_per_ray` and `kernel_cutoff_per_mm` are read from the images' own noise where they are not given.
+    `photons_per_ray` and `kernel_cutoff_per_mm` are read from the images' own noise where they are not given,
+    and `unreadable` is assumed where they cannot be read; without it such a case stops the training.
+    With `varied` kernels half of the slices get the noise texture of another kernel than their own.
     """
 
     dose_fractions: tuple[DoseFraction, DoseFraction] = (0.1, 0.6)
     patches_per_slice: PositiveInt = 4
     photons_per_ray: PositiveFloat | None = None
     kernel_cutoff_per_mm: PositiveFloat | None = None
+    unreadable: AssumedScanSettings | None = None
+    kernels: Literal["own", "varied"] = "own"
 
     @field_validator("dose_fractions")
     @classmethod
@@ -126,6 +151,7 @@ class _Game(Settings):
     weight: PositiveFloat
     start_step: NonNegativeInt = 0
     ramp_steps: NonNegativeInt = 0
+    keep: Literal["best", "last"] = "best"
     discriminator: DiscriminatorSettings = DiscriminatorSettings()
     optim: OptimSettings
 
@@ -157,6 +183,7 @@ class RestorationSettings(TrainingSettings):
         degradation: steps that make the input from the normal dose.
         low_dose: low dose that is made while training.
         adversarial: a discriminator joins in.
+        start_from: bundle of a denoiser whose weights are the first ones.
     """
 
     family: Literal["restoration"]
@@ -165,6 +192,7 @@ class RestorationSettings(TrainingSettings):
     degradation: Steps | None = None
     low_dose: LowDoseSettings | None = None
     adversarial: Game | None = None
+    start_from: BundlePath | None = None
 
     @field_validator("degradation")
     @classmethod

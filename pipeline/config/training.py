@@ -53,6 +53,7 @@ class TrainingSettings(Settings):
         accumulate: micro-batches per step and process, whose gradients are summed: less memory, same batch.
         clip_norm: largest gradient norm.
         ema_decay: of the averaged weights, which are then validated and kept.
+        leave_out: sources whose cases neither train nor validate, by the names of their manifests.
         model: what is trained.
         optim: its optimizer.
     """
@@ -68,6 +69,7 @@ class TrainingSettings(Settings):
     accumulate: PositiveInt = 1
     clip_norm: PositiveFloat | None = None
     ema_decay: Decay | None = None
+    leave_out: tuple[str, ...] = ()
     model: ModelSettings
     optim: OptimSettings
 

@@ -19,6 +19,7 @@ from pipeline.manifest import ROLES
 INDEX: Final = "index.csv"
 _COLUMNS: Final = {
     "case_id": "string",
+    "source": "string",
     "patient_id": "string",
     "anatomy": "string",
     "dose_fraction": "float64",
@@ -53,6 +54,7 @@ class Case:
         has_mask: whether organ labels exist.
         has_truth: whether the noise-free volume exists.
         has_low_dose: whether the low-dose volume exists.
+        source: the data set that it is from, by the name of its manifest's folder.
     """
 
     case_id: str
@@ -67,6 +69,7 @@ class Case:
     has_mask: bool
     has_truth: bool
     has_low_dose: bool = True
+    source: str = ""
 
     @property
     def pixel_mm(self) -> float:
@@ -120,7 +123,7 @@ class Case:
         volume = read_volume(path)
         if volume.shape != self.shape:
             raise DataError(
-                f"{path}: shape {volume.shape}, but the index says {self.shape}; run ingest again"
+                f"{path}: shape {volume.shape}, but the index says {self.shape}; run `ldct ingest` again"
             )
         return volume
 
@@ -149,10 +152,10 @@ def read_cases(folder: Path, role: str | None = None) -> tuple[Case, ...]:
         raise DataError(f"{path}: no such file; run `ldct ingest` first") from None
     except (ValueError, UnicodeDecodeError) as broken:
         raise DataError(
-            f"{path}: not an index of cases ({' '.join(str(broken).split())}); run ingest again"
+            f"{path}: not an index of cases ({' '.join(str(broken).split())}); run `ldct ingest` again"
         ) from None
     if list(table.columns) != list(_COLUMNS):
-        raise DataError(f"{path}: columns differ from {','.join(_COLUMNS)}; run ingest again")
+        raise DataError(f"{path}: columns differ from {','.join(_COLUMNS)}; run `ldct ingest` again")
     cases = tuple(_case(folder, row) for row in table.to_dict("records"))
     chosen = tuple(case for case in cases if role in (None, case.role))
     if not chosen:
@@ -167,6 +170,7 @@ def _row(case: Case) -> dict[str, Any]:
     slice_step, row_step, column_step = case.spacing_mm
     return {
         "case_id": case.case_id,
+        "source": case.source,
         "patient_id": case.patient_id,
         "anatomy": case.anatomy,
         "dose_fraction": case.dose_fraction,
@@ -198,4 +202,5 @@ def _case(folder: Path, row: dict[Any, Any]) -> Case:
         has_low_dose=row["has_low_dose"],
         has_mask=row["has_mask"],
         has_truth=row["has_truth"],
+        source=row["source"],
     )

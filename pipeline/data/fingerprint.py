@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from pipeline.errors import DataError
 from pipeline.hu import LOWEST_HU
 
 FINGERPRINT: Final = "fingerprint.json"
+STATISTICS: Final = "statistics.json"
 HU_BINS: Final = 4096
 PERCENTILES: Final = (0.5, 5.0, 25.0, 50.0, 75.0, 95.0, 99.5)
 
@@ -47,7 +48,7 @@ def count_hu(volume: npt.NDArray[np.int16]) -> npt.NDArray[np.int64]:
 
 
 def describe(cases: Sequence[tuple[Case, CaseStatistics]]) -> dict[str, Any]:
-    """The fingerprint of some cases (of one role): counts, and [lowest, highest] of what varies.
+    """The fingerprint of some cases: counts, and [lowest, highest] of what varies.
 
     Dose fractions and kinds of noise are those of the cases with a low dose.
     """
@@ -74,22 +75,24 @@ def describe(cases: Sequence[tuple[Case, CaseStatistics]]) -> dict[str, Any]:
     }
 
 
-def write_fingerprint(folder: Path, sha256: str, roles: dict[str, dict[str, Any]]) -> None:
-    """Write `fingerprint.json` atomically: digest of the data, and what the cases of each role are like."""
-    temporary = folder / f".{FINGERPRINT}.{os.getpid()}.tmp"
-    text = json.dumps({"sha256": sha256, "roles": roles}, indent=2)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(folder / FINGERPRINT)
+def write_statistics(case: Case, statistics: CaseStatistics) -> None:
+    """Write `statistics.json` into the folder of a case, atomically."""
+    values = {**asdict(statistics), "hu_counts": statistics.hu_counts.tolist()}
+    _write(case.folder / STATISTICS, json.dumps(values))
 
 
-def read_fingerprint(folder: Path, role: str = "train") -> dict[str, Any]:
-    """What the cases of one role are like; empty when there are none.
+def read_fingerprint(cases: Sequence[Case]) -> dict[str, Any]:
+    """The fingerprint of ingested cases, e.g. of those that a network is trained on; see `describe`.
 
     Raises:
-        DataError: `fingerprint.json` is missing or damaged.
+        DataError: a case's `statistics.json` is missing or damaged.
     """
-    found: dict[str, Any] = _read(folder)["roles"].get(role, {})
-    return found
+    return describe([(case, _read_statistics(case.folder / STATISTICS)) for case in cases])
+
+
+def write_fingerprint(folder: Path, sha256: str, roles: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write `fingerprint.json` atomically: digest of the data, and what the cases of each role are like."""
+    _write(folder / FINGERPRINT, json.dumps({"sha256": sha256, "roles": roles}, indent=2))
 
 
 def data_digest(folder: Path) -> str:
@@ -98,20 +101,31 @@ def data_digest(folder: Path) -> str:
     Raises:
         DataError: `fingerprint.json` is missing or damaged.
     """
-    return str(_read(folder)["sha256"])
+    return str(_read(folder / FINGERPRINT, {"sha256", "roles"})["sha256"])
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    path = folder / FINGERPRINT
+def _read_statistics(path: Path) -> CaseStatistics:
+    found = _read(path, {field.name for field in fields(CaseStatistics)})
+    counts = np.asarray(found["hu_counts"], np.int64)
+    return CaseStatistics(**{**found, "kernels": tuple(found["kernels"]), "hu_counts": counts})
+
+
+def _read(path: Path, keys: Set[str]) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run `ldct ingest` first") from None
     except ValueError:
-        raise DataError(f"{path}: not a fingerprint; run `ldct ingest` again") from None
-    if not isinstance(found, dict) or not {"sha256", "roles"} <= found.keys():
-        raise DataError(f"{path}: not a fingerprint; run `ldct ingest` again")
+        raise DataError(f"{path}: not what ingest writes; run `ldct ingest` again") from None
+    if not isinstance(found, dict) or found.keys() != keys:
+        raise DataError(f"{path}: not what ingest writes; run `ldct ingest` again")
     return found
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def _counts(values: Any) -> dict[str, int]:

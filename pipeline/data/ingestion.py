@@ -46,7 +46,7 @@ class IngestedCase:
 
 
 def ingest_case(
-    listed: ManifestCase, role: str, root: Path, folder: Path, *, mask_values: Set[int]
+    listed: ManifestCase, role: str, root: Path, folder: Path, *, source: str, mask_values: Set[int]
 ) -> IngestedCase:
     """Read a case, check it and write `<case_id>/{normal_dose,low_dose,mask,truth}.nii` below `folder`.
 
@@ -57,6 +57,7 @@ def ingest_case(
         role: role in the chosen split.
         root: what the manifest's paths are relative to.
         folder: the data folder.
+        source: name of the manifest.
         mask_values: values that a mask may have.
 
     Raises:
@@ -87,6 +88,7 @@ def ingest_case(
         has_mask=listed.mask is not None,
         has_truth=listed.truth is not None,
         has_low_dose=listed.low_dose is not None,
+        source=source,
     )
     case.folder.mkdir(parents=True)
     for name, volume in volumes.items():

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +13,23 @@ from torch.utils.data import Dataset
 
 from pipeline.data.batches import Batch, Part
 from pipeline.data.cases import Case
+from pipeline.data.low_dose_choices import Choices, Chooser
 from pipeline.data.low_dose_levels import LowDoseLevels, low_dose_levels
-from pipeline.data.low_dose_slices import CaseNoise, case_acquisition
+from pipeline.data.low_dose_slices import AssumedScan, CaseNoise, case_acquisition
+from pipeline.data.noise_textures import Texture, own_texture, varied_textures
 from pipeline.data.patch_batches import check_patch_fits, fits
-from pipeline.data.patches import SliceOrder
 from pipeline.errors import ConfigError, DataError
 from pipeline.transforms import patch_batches
-from pipeline.transforms.batch import ORIENTATIONS, PIXEL_MM, TURN, ZOOM, window_side, zooms_change
+from pipeline.transforms.batch import (
+    AS_SCANNED,
+    NOISE_SD,
+    PIXEL_MM,
+    TURN,
+    ZOOM,
+    TissueVariety,
+    window_side,
+    zooms_change,
+)
 
 _CORNERS: Final = "corners"
 _LOW_DOSE: Final = "low_dose"
@@ -31,9 +39,16 @@ _NORMAL_DOSE: Final = "normal_dose"
 class LowDoseBatches(Dataset[Batch]):
     """Patches of the normal dose and of a low dose drawn for them, `patches_per_slice` from each slice.
 
-    An epoch shows every slice once. Slices, places, turns, zooms and dose fractions come from counter-based
-    generators keyed by seed and step; the noise from the generator that `on_device` is given, so no two steps
-    see the same. Keys and shapes are those of `PatchBatches`, without neighbours.
+    An epoch shows every slice once. Slices, places, turns, zooms, dose fractions, kernels and tissue come
+    from counter-based generators keyed by seed and step (`Chooser`); the noise from the generator that
+    `on_device` is given, so no two steps see the same. Keys and shapes are those of `PatchBatches`, without
+    neighbours.
+
+    The added noise has the texture of the case's own kernel. With `varied` kernels half of the slices get
+    that of a kernel drawn from smooth to sharp ones (`noise_textures`), with as many photons as leave the
+    noise at the level of its own texture: at the same photons a sharp kernel's would be up to 2.6 times as
+    strong, and a smooth one's hidden by the noise that the normal dose has. That noise, which is in both
+    images, keeps the own kernel, and so do edges: it is the texture of what is to be removed that varies.
 
     What a slice's noise is drawn from is computed when it is first drawn, and stays: 100 to 150 kB for 512²
     pixels and patches of 64, as many times more as patches are wider. It lies on the device; where that of
@@ -51,15 +66,18 @@ class LowDoseBatches(Dataset[Batch]):
         dose_fractions: lowest and highest share of the normal dose, drawn evenly in their logarithm.
         photons_per_ray: at normal dose; None to read them from each case's own noise.
         kernel_cutoff_per_mm: where the kernel ends; None to read it from each case's own noise.
+        unreadable: to be assumed where a case's own noise cannot be read.
         zooms: magnifications that a sample may have, each as often.
         noise_levels: whether batches say `noise_sd_hu`: level of the sample's series at its dose and zoom, as
             inference finds it in a series (`low_dose_levels`).
+        kernels: `own`, or `varied` for other textures too.
+        tissue: how far CT numbers vary.
         device: where the training runs.
         progress: hands the cases on while they are read, one after the other.
 
     Attributes:
-        noise_sd_hu: lowest and highest level of the cases at these doses and zooms; None where no case has
-            enough soft tissue to tell.
+        noise_sd_hu: lowest and highest level of the cases at these doses, zooms, kernels and contrasts; None
+            where no case has enough soft tissue to tell.
 
     Raises:
         ConfigError: the batch is no whole number of slices, or the dose fractions make no sense.
@@ -79,8 +97,11 @@ class LowDoseBatches(Dataset[Batch]):
         dose_fractions: tuple[float, float],
         photons_per_ray: float | None,
         kernel_cutoff_per_mm: float | None,
+        unreadable: AssumedScan | None = None,
         zooms: Sequence[float] = (1.0,),
         noise_levels: bool = False,
+        kernels: Literal["own", "varied"] = "own",
+        tissue: TissueVariety = AS_SCANNED,
         device: torch.device = torch.device("cpu"),  # noqa: B008 (immutable)
         progress: Callable[[Sequence[Case]], Iterable[Case]] = iter,
     ) -> None:
@@ -88,21 +109,35 @@ class LowDoseBatches(Dataset[Batch]):
         for case in cases:
             check_patch_fits(case, patch_size, zooms)
         self.batch_size = batch_size
-        self._seed = seed
         self._patches_per_slice = patches_per_slice
-        self._lowest, self._highest = (math.log(fraction) for fraction in dose_fractions)
         self._window = window_side(patch_size, zooms)
         self._zooms = np.array(zooms, np.float64)
         self._cases = tuple(cases)
-        self._shapes = np.array([case.shape for case in cases])
         self._pixels_mm = np.array([case.pixel_mm for case in cases], np.float32)
         self._says_levels = noise_levels
+        self._choose = Chooser(
+            [case.shape for case in cases],
+            seed=seed,
+            batch_size=batch_size,
+            patches_per_slice=patches_per_slice,
+            dose_fractions=dose_fractions,
+            window=self._window,
+            zooms=len(zooms),
+            varied_kernels=kernels == "varied",
+            tissue=tissue,
+        )
         self._noise: list[CaseNoise] = []
+        self._textures: list[tuple[Texture, ...]] = []
         self._levels: list[LowDoseLevels | None] = []
         given = {"photons_per_ray": photons_per_ray, "kernel_cutoff_per_mm": kernel_cutoff_per_mm}
         for case in progress(cases):
-            scan = case_acquisition(case, device=device, **given)
+            scan = case_acquisition(case, unreadable=unreadable, device=device, **given)
             self._noise.append(CaseNoise(case, scan, side=self._window, device=device))
+            self._textures.append(
+                varied_textures(scan.kernel, case.pixel_mm, zooms)
+                if kernels == "varied"
+                else (own_texture(scan.kernel, zooms),)
+            )
             try:
                 levels = low_dose_levels(
                     case, scan, dose_fractions=dose_fractions, zooms=zooms, device=device
@@ -113,9 +148,8 @@ class LowDoseBatches(Dataset[Batch]):
                 levels = None
             self._levels.append(levels)
         self._keep_where_it_fits(device)
-        self.noise_sd_hu = _range([levels for levels in self._levels if levels is not None])
-        self._order = SliceOrder([case.shape[0] for case in cases], seed)
-        self._transform = patch_batches((_LOW_DOSE, _NORMAL_DOSE), patch_size, zooms)
+        self.noise_sd_hu = _range(self._levels, self._textures, tissue)
+        self._transform = patch_batches((_LOW_DOSE, _NORMAL_DOSE), patch_size, zooms, tissue)
         self._volumes = self._open()
 
     def __getitem__(self, part: Part) -> Batch:
@@ -132,17 +166,9 @@ class LowDoseBatches(Dataset[Batch]):
             _CORNERS: torch.from_numpy(chosen.corners),
             TURN: torch.from_numpy(chosen.turns),
             PIXEL_MM: torch.from_numpy(self._pixels_mm[cases]),
-        }
+        } | chosen.tissue
         if self._says_levels:
-            batch["noise_sd_hu"] = torch.tensor(
-                [
-                    levels.at(dose, zoom)
-                    for case, dose, zoom in zip(
-                        cases.tolist(), chosen.doses.repeat(each).tolist(), chosen.zooms.tolist(), strict=True
-                    )
-                    if (levels := self._levels[case]) is not None
-                ]
-            )
+            batch[NOISE_SD] = self._told_levels(chosen)
         if zooms_change(self._zooms.tolist()):
             batch[ZOOM] = torch.from_numpy(self._zooms[chosen.zooms])
         return batch
@@ -156,9 +182,11 @@ class LowDoseBatches(Dataset[Batch]):
         chosen = self.choices(part)
         corners = torch.split(drawn.pop(_CORNERS), self._patches_per_slice)
         added_hu = [
-            self._noise[case].draw(position, dose, generator=generator).windows_hu(some, self._window)
-            for (case, position), dose, some in zip(
-                chosen.places.tolist(), chosen.doses.tolist(), corners, strict=True
+            self._noise[case]
+            .draw(position, dose, self._textures[case][texture], generator=generator)
+            .windows_hu(some, self._window)
+            for (case, position), dose, texture, some in zip(
+                chosen.places.tolist(), chosen.doses.tolist(), chosen.textures.tolist(), corners, strict=True
             )
         ]
         normal_dose = drawn[_NORMAL_DOSE].float()
@@ -172,23 +200,22 @@ class LowDoseBatches(Dataset[Batch]):
         Raises:
             ValueError: as for `__getitem__`.
         """
-        share, each = part.share(self.batch_size), self._patches_per_slice
-        if len(share) % each:
-            raise ValueError(
-                f"{part.count} parts of a batch of {self.batch_size} have {len(share)} samples each, no "
-                f"multiple of patches_per_slice {each}"
-            )
-        samples = slice(share.start, share.stop)
-        slices = slice(share.start // each, share.stop // each)
-        count = self.batch_size // each
-        draws = np.random.Generator(np.random.Philox(key=[self._seed, part.step]))
-        corners = draws.random((self.batch_size, 2))[samples]
-        turns = draws.integers(ORIENTATIONS, size=self.batch_size)[samples]
-        zooms = draws.integers(len(self._zooms), size=self.batch_size)[samples]
-        doses = np.exp(draws.uniform(self._lowest, self._highest, size=count))[slices]
-        places = np.array([self._order[part.step * count + place] for place in range(count)[slices]])
-        room = self._shapes[places[:, 0].repeat(each), 1:] - self._window + 1
-        return Choices(places, doses, (corners * room).astype(np.int64), turns, zooms)
+        return self._choose(part)
+
+    def _told_levels(self, chosen: Choices) -> Tensor:
+        """(N,) HU."""
+        each = self._patches_per_slice
+        cases = chosen.places[:, 0].repeat(each).tolist()
+        doses, textures = chosen.doses.repeat(each).tolist(), chosen.textures.repeat(each).tolist()
+        return torch.tensor(
+            [
+                levels.at(dose, zoom, self._textures[case][texture].zoomed[zoom])
+                for case, dose, texture, zoom in zip(
+                    cases, doses, textures, chosen.zooms.tolist(), strict=True
+                )
+                if (levels := self._levels[case]) is not None
+            ]
+        )
 
     def _keep_where_it_fits(self, device: torch.device) -> None:
         resident = device.type != "cuda" or fits(sum(noise.bytes_kept for noise in self._noise), device)
@@ -216,30 +243,21 @@ class LowDoseBatches(Dataset[Batch]):
         self._volumes = self._open()
 
 
-@dataclass(frozen=True)
-class Choices:
-    """What a part of a batch shows.
-
-    Attributes:
-        places: (slices, 2) case and position of each slice.
-        doses: (slices,) share of the normal dose.
-        corners: (samples, 2) first row and column of each window.
-        turns: (samples,) number of the turn.
-        zooms: (samples,) number of the magnification.
-    """
-
-    places: npt.NDArray[np.int64]
-    doses: npt.NDArray[np.float64]
-    corners: npt.NDArray[np.int64]
-    turns: npt.NDArray[np.int64]
-    zooms: npt.NDArray[np.int64]
-
-
-def _range(levels: Sequence[LowDoseLevels]) -> tuple[float, float] | None:
-    if not levels:
-        return None
-    found = np.concatenate([table.sd_hu.ravel() for table in levels])
-    return round(float(found.min()), 3), round(float(found.max()), 3)
+def _range(
+    every_levels: Sequence[LowDoseLevels | None],
+    every_textures: Sequence[Sequence[Texture]],
+    tissue: TissueVariety,
+) -> tuple[float, float] | None:
+    found = [
+        levels.at(dose, zoom, added)
+        for levels, textures in zip(every_levels, every_textures, strict=True)
+        if levels is not None
+        for dose in levels.dose_fractions.tolist()
+        for texture in textures
+        for zoom, added in enumerate(texture.zoomed)
+    ]
+    low, high = tissue.contrast
+    return (round(low * min(found), 3), round(high * max(found), 3)) if found else None
 
 
 def _check(batch_size: int, patches_per_slice: int, dose_fractions: tuple[float, float]) -> None:

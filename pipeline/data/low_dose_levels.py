@@ -34,14 +34,19 @@ class LowDoseLevels:
     dose_fractions: npt.NDArray[np.float64]
     sd_hu: npt.NDArray[np.float64]
 
-    def at(self, dose_fraction: float, zoom: int) -> float:
+    def at(self, dose_fraction: float, zoom: int, added: float = 1.0) -> float:
         """Level in HU at a dose and the magnification of this number.
 
         Between the doses of the table its logarithm is linear in that of the dose, as it is where the normal
-        dose's own noise is that of its photons.
+        dose's own noise is that of its photons. Then the added noise has the share 1 − dose of the variance.
+
+        Args:
+            dose_fraction: share of the normal dose.
+            zoom: number of the magnification.
+            added: level of the added noise over that of the series' own texture, at this magnification.
         """
         logs = np.interp(np.log(dose_fraction), np.log(self.dose_fractions), np.log(self.sd_hu[:, zoom]))
-        return float(np.exp(logs))
+        return float(np.exp(logs) * np.sqrt(1 + (1 - dose_fraction) * (added**2 - 1)))
 
 
 def low_dose_levels(

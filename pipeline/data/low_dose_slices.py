@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.cases import Case
+from pipeline.data.noise_textures import Texture
 from pipeline.data.patches import spread_slices
 from pipeline.dose.field_of_view import field_of_view
 from pipeline.dose.flux import BODY, HEAD
@@ -26,11 +27,25 @@ _SLICES_AT_ONCE: Final = 16
 _SEEDS: Final = 2**31
 
 
+@dataclass(frozen=True)
+class AssumedScan:
+    """What is taken for a scan whose own noise cannot be read: little of it, or hidden by anatomy.
+
+    Attributes:
+        photons_per_ray: at normal dose, on the central ray without a patient.
+        kernel_cutoff_per_mm: where the kernel ends.
+    """
+
+    photons_per_ray: float
+    kernel_cutoff_per_mm: float
+
+
 def case_acquisition(
     case: Case,
     *,
     photons_per_ray: float | None,
     kernel_cutoff_per_mm: float | None,
+    unreadable: AssumedScan | None = None,
     device: torch.device,
 ) -> Acquisition:
     """The scan behind a case's normal dose.
@@ -40,10 +55,11 @@ def case_acquisition(
         photons_per_ray: at normal dose, on the central ray without a patient; None to read them from the
             images' own noise.
         kernel_cutoff_per_mm: where the kernel ends; None to read it.
+        unreadable: to be assumed where what is to be read cannot be.
         device: where to compute.
 
     Raises:
-        DataError: what is to be read cannot be.
+        DataError: what is to be read cannot be, and nothing is to be assumed.
     """
     shown = torch.stack(
         [
@@ -63,11 +79,14 @@ def case_acquisition(
             kernel_cutoff_per_mm=kernel_cutoff_per_mm,
             device=device,
         )
-    except DataError as unreadable:
-        reason = str(unreadable).split("; give ")[0]
+    except DataError as hidden:
+        if unreadable is not None:
+            return case_acquisition(case, **asdict(unreadable), device=device)
+        reason = str(hidden).split("; give ")[0]
         raise DataError(
-            f"case {case.case_id}: its own noise cannot be read ({reason}); set low_dose.photons_per_ray and "
-            "low_dose.kernel_cutoff_per_mm, or leave the case out"
+            f"case {case.case_id}: its own noise cannot be read ({reason}); say what to assume in "
+            "low_dose.unreadable, set low_dose.photons_per_ray and low_dose.kernel_cutoff_per_mm for all, or "
+            "leave the case out"
         ) from None
 
 
@@ -160,12 +179,15 @@ class CaseNoise:
         """Size of the line integrals of all slices."""
         return self._case.shape[0] * self._noise.bytes_per_slice
 
-    def draw(self, index: int, dose_fraction: float, *, generator: torch.Generator) -> SliceNoise:
+    def draw(
+        self, index: int, dose_fraction: float, texture: Texture, *, generator: torch.Generator
+    ) -> SliceNoise:
         """The noise that a dose lacks in one slice, new at every call.
 
         Args:
             index: of the slice.
             dose_fraction: share of the normal dose.
+            texture: of the noise.
             generator: on the device.
         """
         if index not in self._kept:
@@ -173,7 +195,8 @@ class CaseNoise:
         kept = self._kept[index]
         rays = kept.rays.to(self._device, non_blocking=True)
         (drawn,) = self._noise.draw(rays[None], [dose_fraction], generator=generator)
-        return SliceNoise(self._noise, self._noise.filtered(drawn), kept.visible)
+        views = FilteredViews.of(drawn * texture.scale, self._noise.beam, kernel=texture.kernel)
+        return SliceNoise(self._noise, views, kept.visible)
 
     def _keep(self, index: int) -> _Kept:
         """Of one slice, projected alone, so that its last bits do not depend on others."""

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
-from pipeline.dicom import CTSeries, Geometry, SeriesEntry, Task, Verdict, discover, read_series
+from pipeline.data.series import find_series
+from pipeline.dicom import CTSeries, Geometry, SeriesEntry, read_series
 from pipeline.errors import DataError
-from pipeline.manifest import ManifestCase, folder_sha256
+from pipeline.manifest import ManifestCase
 from pipeline.metrics.noise import global_noise_sd_hu
 
 _GRID_TOLERANCE: Final = 0.1
@@ -38,13 +39,12 @@ def read_pair(case: ManifestCase, root: Path) -> tuple[CTSeries, CTSeries]:
     Slices are matched by position along the normal, never by file name (the readers sort both series so).
 
     Args:
-        case: names the folders, and their digests where they are known.
-        root: what the folders are relative to.
+        case: names the folders or files, and their digests where they are known.
+        root: what they are relative to.
 
     Raises:
-        DataError: a folder is missing or changed, holds no or several CT series, a series is damaged or not a
-            regular grid, or the two are on different grids, are masks, are the same images, show other
-            anatomy, or are swapped.
+        DataError: see `find_series`; or a series is damaged, or the two are on different grids, are masks,
+            are the same images, show other anatomy, or are swapped.
     """
     if case.low_dose is None:
         raise DataError("no low_dose series; fill it in, or simulate the low dose first")
@@ -65,12 +65,11 @@ def read_normal_dose(case: ManifestCase, root: Path) -> CTSeries:
     """Read the normal-dose series of a case that has no low dose.
 
     Args:
-        case: names the folder, and its digest where it is known.
-        root: what the folder is relative to.
+        case: names the folder or file, and its digest where it is known.
+        root: what it is relative to.
 
     Raises:
-        DataError: the folder is missing or changed, holds no or several CT series, or the series is damaged,
-            not a regular grid, or a mask.
+        DataError: see `find_series`; or the series is damaged, or a mask.
     """
     series = read_series(find_series(root / case.normal_dose, case.normal_dose_sha256))
     check_ct_numbers("normal_dose", series.hu)
@@ -224,36 +223,6 @@ def grid_distance_mm(
 def grid_tolerance_mm(grid: Geometry) -> float:
     """How far apart two grids may be and still count as one."""
     return _GRID_TOLERANCE * min(grid.spacing_mm)
-
-
-def find_series(folder: Path, sha256: str | None) -> SeriesEntry:
-    """The one series of a folder that a manifest names, known by its headers.
-
-    Args:
-        folder: where it lies.
-        sha256: `folder_sha256` of the folder where it is known.
-
-    Raises:
-        DataError: the folder is missing or changed, holds a damaged file, no or several CT series, or one
-            that is no regular grid.
-    """
-    if sha256 is not None and (found := folder_sha256(folder)) != sha256:
-        raise DataError(
-            f"{folder}: its files differ from the manifest (sha256 {found[:12]}, expected {sha256[:12]}); "
-            "restore them, or correct cases.csv"
-        )
-    discovery = discover(folder)
-    for finding in discovery.findings:
-        if finding.verdict is Verdict.FAILED:
-            raise DataError(f"{folder}: {finding.message}")
-    series = [(entry, entry.finding(Task.INGEST)) for entry in discovery.series]
-    candidates = [(entry, why) for entry, why in series if why is None or why.verdict is not Verdict.SKIPPED]
-    if len(candidates) != 1:
-        raise DataError(f"{folder}: {len(candidates)} CT series; a manifest path needs exactly one")
-    entry, why = candidates[0]
-    if why is not None:
-        raise DataError(f"{folder}: {why.message}")
-    return entry
 
 
 def _times(sizes: tuple[int, ...]) -> str:

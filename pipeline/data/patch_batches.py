@@ -18,7 +18,17 @@ from pipeline.data.noise_levels import low_dose_noise_sd_hu
 from pipeline.data.patches import SliceOrder
 from pipeline.errors import DataError
 from pipeline.transforms import patch_batches
-from pipeline.transforms.batch import ORIENTATIONS, PIXEL_MM, TURN, ZOOM, window_side, zooms_change
+from pipeline.transforms.batch import (
+    AS_SCANNED,
+    NOISE_SD,
+    ORIENTATIONS,
+    PIXEL_MM,
+    TURN,
+    ZOOM,
+    TissueVariety,
+    window_side,
+    zooms_change,
+)
 
 _WINDOWS: Final = "windows"
 _CORNERS: Final = "corners"
@@ -32,8 +42,8 @@ _Volumes = list[tuple[npt.NDArray[np.int16], ...]]
 class PatchBatches(Dataset[Batch]):
     """Patches of both doses, or of the normal dose alone, from anywhere in the training slices.
 
-    An epoch shows every slice once. Place, turn and magnification of the patches come from a counter-based
-    generator keyed by seed and step (Philox, Salmon et al. 2011, doi:10.1145/2063384.2063405).
+    An epoch shows every slice once. Place, turn, magnification and tissue of the patches come from a
+    counter-based generator keyed by seed and step (Philox, Salmon et al. 2011, doi:10.1145/2063384.2063405).
 
     On the device a batch is `low_dose` (N, 2k+1, P, P) with the slices -k…k around the one to restore (the
     ends of a volume repeat) and `normal_dose` (N, 1, P, P), both float32 HU; `pixel_mm` (N,), the side of a
@@ -51,6 +61,7 @@ class PatchBatches(Dataset[Batch]):
         zooms: magnifications that a sample may have, each as often.
         with_low_dose: False where the low dose is made from the normal dose later; the cases need none then.
         noise_levels: whether batches say `noise_sd_hu`.
+        tissue: how far CT numbers vary.
         device: where the training runs.
 
     Raises:
@@ -70,6 +81,7 @@ class PatchBatches(Dataset[Batch]):
         zooms: Sequence[float] = (1.0,),
         with_low_dose: bool = True,
         noise_levels: bool = False,
+        tissue: TissueVariety = AS_SCANNED,
         device: torch.device = torch.device("cpu"),  # noqa: B008 (immutable)
     ) -> None:
         if noise_levels and not with_low_dose:
@@ -93,7 +105,8 @@ class PatchBatches(Dataset[Batch]):
             else None
         )
         self._order = SliceOrder([case.shape[0] for case in cases], seed)
-        self._transform = patch_batches((_WINDOWS,), patch_size, zooms)
+        self._tissue = tissue
+        self._transform = patch_batches((_WINDOWS,), patch_size, zooms, tissue)
         self._device = device
         self.resident = fits(sum(volume.nbytes for some in self._volumes for volume in some), device)
 
@@ -105,14 +118,15 @@ class PatchBatches(Dataset[Batch]):
         corners = draws.random((self.batch_size, 2))[chosen]
         turns = draws.integers(ORIENTATIONS, size=self.batch_size)[chosen]
         zooms = draws.integers(len(self._zooms), size=self.batch_size)[chosen]
+        tissue = self._tissue.draw(draws, chosen, count=self.batch_size)
         first = part.step * self.batch_size
         places = np.array([self._order[first + position] for position in share])
         cases = places[:, 0]
         tops_lefts = (corners * (self._shapes[cases, 1:] - self._window + 1)).astype(np.int64)
         batch = self._corners(places, tops_lefts) if self.resident else self._windows(places, tops_lefts)
-        batch |= {TURN: torch.from_numpy(turns), PIXEL_MM: torch.from_numpy(self._pixels_mm[cases])}
+        batch |= {TURN: torch.from_numpy(turns), PIXEL_MM: torch.from_numpy(self._pixels_mm[cases])} | tissue
         if self._noise_sd_hu is not None:
-            batch["noise_sd_hu"] = torch.from_numpy(self._noise_sd_hu[cases, zooms])
+            batch[NOISE_SD] = torch.from_numpy(self._noise_sd_hu[cases, zooms])
         if zooms_change(self._zooms.tolist()):
             batch[ZOOM] = torch.from_numpy(self._zooms[zooms])
         return batch

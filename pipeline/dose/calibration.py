@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -12,6 +10,7 @@ import numpy.typing as npt
 import torch
 from scipy import stats
 
+from pipeline.dicom.reconstruction import reduced_noise
 from pipeline.dose.insertion import Acquisition, added_sd_hu
 from pipeline.dose.regions import FEWEST_REGIONS, Regions
 from pipeline.dose.texture import KernelFit, noise_variance_hu2
@@ -25,25 +24,6 @@ _STEPS: Final = 20
 """Enough where read-out noise sets the level and each step overshoots."""
 _CLOSE_ENOUGH: Final = 0.005
 _SLICES_AT_ONCE: Final = 4
-
-_ITERATIVE_KERNELS: Final = {
-    "SAFIRE": r"[IJ]\d{2}[a-z]([\\ ][1-5])?",
-    "ADMIRE or QIR": r"[A-Z][a-z]\d{2}[a-z]?[\\ ][1-5]",
-    "ASiR": r"AR\d{2,3}",
-}
-"""Whole ConvolutionKernels, capitals as they stand: a kernel of Siemens ends in the strength, 1 to 5."""
-
-_ITERATIVE_WORDS: Final = {
-    "SAFIRE, ADMIRE or QIR": r"SAFIRE|ADMIRE|\bIRIS\b|\bQIR\b",
-    "ASiR or Veo": r"\bASIR|\bVEO\b",
-    "TrueFidelity": r"TRUE ?FIDELITY|\bDLIR|\bDL-?[LMH]\b",
-    "AIDR or FIRST": r"\bE?AIDR|\bFIRST (BODY|BONE|BRAIN|CARDIAC|LUNG)\b",
-    "AiCE or PIQE": r"\bAICE|\bPIQE",
-    "iDose or IMR": r"\bI-?DOSE|\bIMR\d?\b",
-    "Precise Image": r"\bPRECISE ?IMAGE",
-    "iterative or learned": r"ITERATIVE|DEEP ?(LEARNING|RECON)|\bMBIR\b|CLEARVIEW|\bKARL\b|INTELLI ?IP",
-}
-"""Reconstructions that are not filtered back-projection, by words in a kernel's name or a description."""
 
 
 class NoNoiseError(DataError):
@@ -166,10 +146,7 @@ def iterative_kernel_warning(
         description: SeriesDescription; None where absent.
         photons_of_noise: whether the photons are read off the noise.
     """
-    text = f"{kernel or ''}\n{description or ''}"
-    by_kernel = (name for name, whole in _ITERATIVE_KERNELS.items() if re.fullmatch(whole, kernel or ""))
-    by_words = (name for name, word in _ITERATIVE_WORDS.items() if re.search(word, text, re.IGNORECASE))
-    family = next(chain(by_kernel, by_words), None)
+    family = reduced_noise(() if kernel is None else (kernel,), description)
     if family is None:
         return None
     warning = f"{family} reconstruction: its noise changes with dose in level and texture, not as simulated"

@@ -15,6 +15,7 @@ from pipeline.bundle import Bundle
 from pipeline.dicom import SegmentLabel
 from pipeline.errors import BundleError, ConfigError
 from pipeline.hu import AIR_HU
+from pipeline.inference.engines import Engine, Precision, engine_in_words, in_openvino
 from pipeline.inference.treatment import UnfitSeriesError
 from pipeline.models.apply import (
     class_logits,
@@ -22,10 +23,11 @@ from pipeline.models.apply import (
     receptive_radius,
     restore_hu,
     takes_noise_map,
+    total_stride,
     with_neighbours,
 )
 from pipeline.models.inputs import input_channels
-from pipeline.models.precision import Precision, ieee_float32
+from pipeline.models.precision import ieee_float32
 
 TILE_PIXELS: Final = 512
 """Side of the largest slice that goes through a denoiser whole: the scanners' usual matrix."""
@@ -54,10 +56,11 @@ class Network:
         module: the model in evaluation mode.
         device: where it runs.
         precision: arithmetic of its layers, where fp32 is IEEE float32 on every device; sums on HU stay
-            float32.
+            float32. In int8 the first and last layer are bf16, or fp32 where the CPU has no bf16.
         batch_slices: slices per forward pass.
         tile_pixels: a denoiser takes slices with a longer side in tiles of this side, if it states its
             `receptive_radius`.
+        runtime: what computes it.
     """
 
     bundle: Bundle
@@ -66,6 +69,7 @@ class Network:
     precision: Precision
     batch_slices: int
     tile_pixels: int = TILE_PIXELS
+    runtime: Engine = "torch"
 
     @classmethod
     def load(
@@ -74,43 +78,48 @@ class Network:
         *,
         device: torch.device,
         precision: Precision,
+        engine: Engine = "torch",
         batch_slices: int | None = None,
         tile_pixels: int = TILE_PIXELS,
     ) -> Network:
         """Build the model of `bundle` on `device`; without `batch_slices` the device decides.
 
+        Engine and precision are a pair that `engines.choose_engine` gives. A network in OpenVINO is compared
+        with torch before it is used; int8 is calibrated on phantom slices.
+
         Raises:
             BundleError: the weights do not fit the architecture, or the network is not of its kind.
-            ConfigError: the tiles are no larger than what has to overlap.
+            ConfigError: the tiles are no larger than what has to overlap, OpenVINO is not installed, or it
+                gives something else than torch.
         """
         module = bundle.model().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         _check_channels(bundle, module, device)
         overlap = 2 * (receptive_radius(module) or 0)
-        if tile_pixels <= overlap:
+        least = overlap + total_stride(module)
+        if tile_pixels < least:
             raise ConfigError(
                 f"tile_pixels {tile_pixels}: neighbouring tiles of {bundle.architecture} share {overlap} "
-                f"pixels; name more than that, or leave it at {TILE_PIXELS}"
+                f"pixels; name {least} or more, or leave it at {TILE_PIXELS}"
             )
         return cls(
             bundle,
-            module,
+            module if engine == "torch" else in_openvino(bundle, precision),
             device,
             precision,
             batch_slices or _BATCH_SLICES.get(device.type, 1),
             tile_pixels,
+            engine,
         )
 
     @property
     def engine(self) -> str:
-        """What computes, as far as it may change the last bits, e.g. `torch 2.13.0+cpu on cpu`."""
-        device = self.device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        return f"torch {torch.__version__} on {name}"
+        """What computes, as far as it may change the last bits, e.g. `torch 2.13.0+cpu on cpu in fp32`."""
+        return engine_in_words(self.runtime, self.precision, self.device)
 
     @property
     def bf16(self) -> bool:
-        """Whether the layers run in bfloat16."""
-        return self.precision == "bf16"
+        """Whether torch is to run the layers in bfloat16; OpenVINO's are compiled for it."""
+        return self.runtime == "torch" and self.precision == "bf16"
 
     @property
     def neighbours(self) -> int:

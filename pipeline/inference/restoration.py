@@ -10,7 +10,8 @@ from typing import Any, Final, Literal
 
 from pipeline import __version__
 from pipeline.dicom import Derivation, Geometry, SeriesEntry, Task
-from pipeline.inference.familiarity import BOTH_DOSES, LOW_DOSE, SeriesFacts, unfamiliar
+from pipeline.inference.facts import facts_of
+from pipeline.inference.familiarity import BOTH_DOSES, FACT_CODES, LOW_DOSE, Unfamiliar, unfamiliar
 from pipeline.inference.fitness import check_matrix, check_neighbours, check_noise
 from pipeline.inference.journal import PREVIEW, SeriesRecord
 from pipeline.inference.networks import Network
@@ -114,12 +115,13 @@ class Restoration:
 
     def remark(self, record: SeriesRecord) -> str:
         """The warnings with their codes; where there is none, nothing: the verdict says it."""
-        unlike = "; ".join(record.unfamiliar)
+        unlike = f"unlike the training: {'; '.join(record.unfamiliar)}"
+        details = " ".join(code for code in record.reason_codes if code in FACT_CODES)
         trained_on = "" if self.denoiser is None else self.denoiser.bundle.trained_on
         texts = {
             OTHER_TRAINING: f"the denoiser was trained on {trained_on}, not on low dose",
-            UNFAMILIAR: f"unlike the training: {unlike}",
-            UNFAMILIAR_PASSED: f"handed on untouched, as it is unlike the training: {unlike}",
+            UNFAMILIAR: f"{details} {unlike}",
+            UNFAMILIAR_PASSED: f"{details} handed on untouched, as it is {unlike}",
         }
         return "; ".join(f"{code} {texts[code]}" for code in record.reason_codes if code in texts)
 
@@ -172,18 +174,21 @@ class Restoration:
             survey = survey_series(entry)
         with watch.step("measure"):
             noise_sd_hu = _noise_sd_hu(survey)
-        unlike = self._unlike_training(entry, survey, noise_sd_hu)
+        facts = self._unlike_training(entry, survey, noise_sd_hu)
+        unlike = tuple(dict.fromkeys(fact.phrase for fact in facts))
+        details = tuple(dict.fromkeys(fact.code for fact in facts))
         if unlike and self.on_unfamiliar == "refuse":
             raise UnfitSeriesError(
                 UNFAMILIAR,
                 f"unlike the training: {'; '.join(unlike)}; name a network trained on such series, "
                 "or use --on-unfamiliar warn",
+                details,
             )
         if unlike and self.on_unfamiliar == "pass":
             _pass_on(entry, folder, survey, watch)
             return Measured(
                 noise_sd_hu={"before": noise_sd_hu, "after": None},
-                reason_codes=(UNFAMILIAR_PASSED,),
+                reason_codes=(UNFAMILIAR_PASSED, *details),
                 unfamiliar=unlike,
             )
         if self.denoiser is not None:
@@ -204,14 +209,15 @@ class Restoration:
         return Measured(
             noise_sd_hu={"before": noise_sd_hu, "after": restored.noise_after_sd_hu},
             volumes_ml=restored.volumes_ml,
-            reason_codes=self._codes(restored, unlike),
+            reason_codes=self._codes(restored, details),
             unfamiliar=unlike,
         )
 
-    def _codes(self, restored: Restored, unlike: tuple[str, ...]) -> tuple[str, ...]:
+    def _codes(self, restored: Restored, details: tuple[str, ...]) -> tuple[str, ...]:
         codes = {
             OTHER_TRAINING: self._has_other_training,
-            UNFAMILIAR: bool(unlike),
+            UNFAMILIAR: bool(details),
+            **dict.fromkeys(details, True),
             NOTHING_SEGMENTED: restored.nothing_segmented,
         }
         return tuple(code for code, applies in codes.items() if applies)
@@ -229,34 +235,26 @@ class Restoration:
 
     def _unlike_training(
         self, entry: SeriesEntry, survey: Survey, noise_sd_hu: float | None
-    ) -> tuple[str, ...]:
-        """What of the series lies outside the training of any network, each fact once.
+    ) -> list[Unfamiliar]:
+        """What of the series lies outside the training of any network.
 
         No range is known of the noise that a denoiser has met which was trained on degraded normal dose.
         """
-        facts = SeriesFacts(
-            pixel_spacing_mm=entry.pixel_spacing_mm,
-            slice_thicknesses_mm=survey.slice_thicknesses_mm,
-            kernels=survey.kernels,
-            noise_sd_hu=noise_sd_hu,
-            hu=survey.hu,
-            visible=survey.visible,
-        )
-        phrases = [
-            phrase
+        facts = facts_of(entry, survey, noise_sd_hu)
+        return [
+            fact
             for network, doses in (
                 (self.denoiser, () if self._has_other_training else LOW_DOSE),
                 (self.segmenter, BOTH_DOSES),
             )
             if network is not None
-            for phrase in unfamiliar(
+            for fact in unfamiliar(
                 network.bundle.fingerprint,
                 facts,
                 noise_of=doses,
                 made_noise_sd_hu=network.bundle.made_noise_sd_hu,
             )
         ]
-        return tuple(dict.fromkeys(phrases))
 
 
 def _is_segmentable(entry: SeriesEntry) -> bool:

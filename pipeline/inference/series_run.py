@@ -24,7 +24,7 @@ from pipeline.inference.staging import (
     staging_folder,
     withdraw,
 )
-from pipeline.inference.treatment import OnSlices, Stopwatch, Treatment
+from pipeline.inference.treatment import OnSlices, Stopwatch, Treatment, UnfitSeriesError
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,8 @@ class SeriesRun:
 
     def _without_result(self, plan: Plan, error: Exception) -> Outcome:
         verdict, code, message = judge_failure(error, plan.source, self.target)
-        return replace(plan.planned, verdict=verdict, reason_codes=(code,), message=message)
+        details = error.details if isinstance(error, UnfitSeriesError) and error.code == code else ()
+        return replace(plan.planned, verdict=verdict, reason_codes=(code, *details), message=message)
 
 
 def _check_unchanged(source: SourceFiles) -> None:

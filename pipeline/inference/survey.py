@@ -14,6 +14,8 @@ from pipeline.dicom import CTSlice, SeriesEntry, read_slices
 from pipeline.dicom.elements import number_of
 from pipeline.dicom.headers import kernel_of
 
+METAL_HU: Final = 2500.0
+"""Above all bone; the enamel of teeth alone reaches as far, and dense barium."""
 _SAMPLE_SLICES: Final = 8
 
 Visible = npt.NDArray[np.bool_]
@@ -33,6 +35,7 @@ class Survey:
         visible: (sample, rows, columns) bool, pixels that the slice shows.
         step_hu: HU between neighbouring stored values, of the coarsest slice in the sample.
         highest_stored: the highest value that a pixel of any slice can store.
+        metal_pixels: of `METAL_HU` and above that are shown, in the slice with most of them.
         kernels: reconstruction kernels that the sample names, cleaned (`identity.shown`), each once.
         slice_thicknesses_mm: nominal slice thicknesses that the sample names, each once.
     """
@@ -45,6 +48,7 @@ class Survey:
     visible: Visible
     step_hu: float
     highest_stored: int
+    metal_pixels: int
     kernels: tuple[str, ...]
     slice_thicknesses_mm: tuple[float, ...]
 
@@ -71,13 +75,15 @@ def survey_series(entry: SeriesEntry, visible: Callable[[CTSlice], Visible] = no
     pixel_digests: list[str] = []
     content_digests: list[str] = []
     sample: list[CTSlice] = []
-    highest_stored = 0
+    highest_stored = metal_pixels = 0
     with closing(read_slices(entry)) as slices:
         for index, one in enumerate(slices):
-            seen |= visible(one)
+            shown = visible(one)
+            seen |= shown
             pixel_digests.append(one.pixel_digest)
             content_digests.append(one.content_digest)
             highest_stored = max(highest_stored, _highest_stored(one))
+            metal_pixels = max(metal_pixels, int(np.count_nonzero(shown & (one.hu >= METAL_HU))))
             if index in indices:
                 sample.append(one)
     return Survey(
@@ -89,6 +95,7 @@ def survey_series(entry: SeriesEntry, visible: Callable[[CTSlice], Visible] = no
         visible=np.stack([visible(one) for one in sample]),
         step_hu=max(abs(float(one.header.RescaleSlope)) for one in sample),
         highest_stored=highest_stored,
+        metal_pixels=metal_pixels,
         kernels=_distinct(kernel_of(one.header) for one in sample),
         slice_thicknesses_mm=_distinct(number_of(one.header, "SliceThickness") for one in sample),
     )

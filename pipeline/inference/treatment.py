@@ -33,11 +33,12 @@ class Measured:
 
 
 class UnfitSeriesError(DataError):
-    """A series that this treatment refuses; `code` is the stable reason code."""
+    """A series that this treatment refuses; `code` is the stable reason code, `details` are further ones."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, details: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.code = code
+        self.details = details
 
 
 class Treatment(Protocol):

@@ -12,6 +12,7 @@ from torch import nn
 from pipeline.errors import ConfigError
 from pipeline.models.cnn10 import CNN10
 from pipeline.models.dcgan import DCGANDiscriminator, DCGANGenerator
+from pipeline.models.drunet import DRUNet
 from pipeline.models.redcnn import RedCNN
 from pipeline.models.rednet import RedNet
 from pipeline.models.residual_cnn import ResidualCNN
@@ -24,6 +25,7 @@ __all__ = [
     "ConvVAE",
     "DCGANDiscriminator",
     "DCGANGenerator",
+    "DRUNet",
     "RedCNN",
     "RedNet",
     "ResidualCNN",
@@ -35,6 +37,7 @@ MODELS: Final[dict[str, Callable[..., nn.Module]]] = {
     "redcnn": RedCNN,
     "rednet": RedNet,
     "residual_cnn": ResidualCNN,
+    "drunet": DRUNet,
     "cnn10": CNN10,
     "unet": unet,
     "vae": ConvVAE,

@@ -73,8 +73,8 @@ def restore_hu(
         noise_sd_hu: (N,) SD of the slices' noise, for a network with a noise map.
         bf16: run the layers in bfloat16 (the network's input skip stays float32).
         tile_pixels: side of the largest tile that goes through the network at once, more than twice its
-            `receptive_radius`. Slices of any size go through whole with None, and through a network that
-            states no radius: how far its tiles would have to overlap is not known.
+            `receptive_radius` by its total stride. Slices of any size go through whole with None, and through
+            a network that states no radius: how far its tiles would have to overlap is not known.
 
     Returns:
         (N, 1, H, W) float32 HU; in tiles the same as whole, up to rounding.
@@ -91,7 +91,9 @@ def restore_hu(
     if tile_pixels is None or radius is None or max(image.shape[-2:]) <= tile_pixels:
         restored = run(image)
     else:
-        restored = apply_in_tiles(run, image, side=tile_pixels, receptive_radius=radius)
+        restored = apply_in_tiles(
+            run, image, side=tile_pixels, receptive_radius=radius, total_stride=total_stride(model)
+        )
     return scale.to_hu(restored).contiguous()
 
 
@@ -170,7 +172,7 @@ def class_logits(
         ]
         image = _resample(image, size)
     rows, columns = image.shape[-2:]
-    multiple = math.prod(getattr(model, "strides", ()))
+    multiple = total_stride(model)
     padded = pad(window.to_unit(image), (0, -columns % multiple, 0, -rows % multiple))
     logits = _run(model, padded, bf16=bf16)[..., :rows, :columns]
     return _resample(logits, [height, width]).contiguous()
@@ -180,6 +182,11 @@ def receptive_radius(model: nn.Module) -> int | None:
     """How many pixels away the input can change an output pixel; None where the network does not say."""
     radius = getattr(model, "receptive_radius", None)
     return radius if isinstance(radius, int) else None
+
+
+def total_stride(model: nn.Module) -> int:
+    """Pixels of the image per pixel of the network's coarsest features: the product of its `strides`."""
+    return math.prod(getattr(model, "strides", ()))
 
 
 def neighbours_of(model: nn.Module) -> int:

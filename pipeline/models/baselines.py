@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -10,7 +11,10 @@ import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
+from pipeline.errors import ConfigError
+
 Slice = npt.NDArray[np.float32]
+Baseline = Callable[[npt.NDArray[Any], float], Slice]
 
 
 def gaussian(image_hu: npt.NDArray[Any], sigma_pixels: float) -> Slice:
@@ -40,9 +44,49 @@ def total_variation(image_hu: npt.NDArray[Any], weight_hu: float) -> Slice:
     return denoised
 
 
-BASELINES: Final[dict[str, Callable[[npt.NDArray[Any], float], Slice]]] = {
+def block_matching(image_hu: npt.NDArray[Any], noise_sd_hu: float) -> Slice:
+    """BM3D of one slice (H, W) HU, told that its noise is white with this standard deviation.
+
+    Mäkinen et al. 2020, doi:10.1109/TIP.2020.3014721; the authors' package, for non-commercial use only.
+
+    Raises:
+        ConfigError: the package is not installed.
+    """
+    denoised = _bm3d().bm3d(image_hu.astype(np.float64), noise_sd_hu)
+    return np.asarray(denoised, np.float32)
+
+
+def baseline(name: str) -> Baseline:
+    """The baseline of this name.
+
+    Raises:
+        ConfigError: there is none, or its package is not installed.
+    """
+    if name in BASELINES:
+        return BASELINES[name]
+    if name not in BENCHMARK_BASELINES:
+        known = ", ".join((*BASELINES, *BENCHMARK_BASELINES))
+        raise ConfigError(f"unknown baseline {name!r}; known: {known}")
+    _bm3d()
+    return BENCHMARK_BASELINES[name]
+
+
+def _bm3d() -> Any:
+    try:
+        return importlib.import_module("bm3d")
+    except ImportError:
+        raise ConfigError(
+            "baseline bm3d: its package is not installed; pip install 'ldct-pipeline[benchmarks]' if your "
+            "use is non-commercial, as its licence asks, or remove bm3d from the baselines"
+        ) from None
+
+
+BASELINES: Final[dict[str, Baseline]] = {
     "gaussian": gaussian,
     "nlm": non_local_means,
     "tv": total_variation,
 }
 """Each takes a slice and one number, which `evaluate` tunes on validation patients."""
+
+BENCHMARK_BASELINES: Final[dict[str, Baseline]] = {"bm3d": block_matching}
+"""Baselines whose packages no installation brings, see the extra `benchmarks`."""

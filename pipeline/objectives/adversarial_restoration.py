@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +132,8 @@ class AdversarialRestoration:
     weight rises linearly from 0 over `ramp_steps`.
 
     Expect a lower PSNR than without: the mean of all plausible normal doses has the best PSNR and the noise
-    of none of them. Weights are still chosen by the restoration's own validation.
+    of none of them. So the restoration's own validation, if it chooses the weights, prefers those that the
+    game has changed least: where the game is what the training is for, keep the last ones.
 
     Args:
         restoration: losses, input and validation.
@@ -140,6 +141,7 @@ class AdversarialRestoration:
         weight: of the game's loss in the denoiser's, after the ramp.
         start_step: supervised steps before.
         ramp_steps: steps from weight 0 to `weight`.
+        keep: the weights with the best validation score, or the last ones, which the score then only watches.
 
     Raises:
         ValueError: `weight` is not positive, or a number of steps is negative.
@@ -148,7 +150,14 @@ class AdversarialRestoration:
     product = Restoration.product
 
     def __init__(
-        self, restoration: Restoration, *, game: Game, weight: float, start_step: int, ramp_steps: int
+        self,
+        restoration: Restoration,
+        *,
+        game: Game,
+        weight: float,
+        start_step: int,
+        ramp_steps: int,
+        keep: Literal["best", "last"] = "best",
     ) -> None:
         if not weight > 0 or start_step < 0 or ramp_steps < 0:
             raise ValueError(
@@ -160,6 +169,7 @@ class AdversarialRestoration:
         self._weight = weight
         self._start_step = start_step
         self._ramp_steps = ramp_steps
+        self._keep = keep
 
     def weight_at(self, step: int) -> float:
         """Weight of the game's loss after `step` steps."""
@@ -196,8 +206,9 @@ class AdversarialRestoration:
         yield Turn(self.product, loss, logs)
 
     def validate(self, networks: Networks, *, bf16: bool) -> Score:
-        """The restoration's score."""
-        return self._restoration.validate(networks, bf16=bf16)
+        """The restoration's score; to keep the last weights, one that beats those before."""
+        score = self._restoration.validate(networks, bf16=bf16)
+        return score if self._keep == "best" else _LatestScore(**vars(score))
 
     def draw(self, networks: Networks, path: Path, *, bf16: bool) -> None:
         """The restoration's picture."""
@@ -220,6 +231,14 @@ class AdversarialRestoration:
             )
         loss = self._game.discriminator_loss(real_logits, fake_logits) + penalty
         return Turn(DISCRIMINATOR, loss, _watched(real_logits, fake_logits) | {"penalty": penalty.detach()})
+
+
+class _LatestScore(Score):
+    """Of weights that are kept because they are the latest."""
+
+    def beats(self, other: Score | None) -> bool:  # noqa: ARG002 (the contract of Score)
+        """Always."""
+        return True
 
 
 def _side_by_side(low_dose: Tensor, candidate: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from pipeline.inference.journal import finished
 from pipeline.inference.low_dose import LowDose
 from pipeline.inference.method import BowtieChoice, FluxChoice, GeometryChoice, Method
 from pipeline.inference.outcomes import FINISHED, exit_code
-from pipeline.inference.pairs import MANIFEST, dose_folder
+from pipeline.inference.pairs import MANIFEST, SPLIT, dose_folder
 from pipeline.inference.pseudonyms import Pseudonyms, load_secret, secret_path
 from pipeline.inference.terminal import Terminal
 from pipeline.models.precision import preferred_device
@@ -116,7 +116,10 @@ def _next_step(target: Path) -> str:
     manifest = target / MANIFEST
     if not (manifest / "cases.csv").exists():
         return "no manifest: no series is a regular volume; ingest stores volumes"
-    return f"next: `manifest: {manifest}` and `root: {target}` in configs/<preset>/ingest.yaml"
+    return (
+        f"next: `- {{manifest: {manifest}, split: {SPLIT}, root: {target}}}` below `sources:` in "
+        "configs/<preset>/ingest.yaml"
+    )
 
 
 def default_workers(device_type: str, *, cores: int, memory_bytes: int) -> int:

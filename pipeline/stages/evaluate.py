@@ -19,10 +19,9 @@ from pipeline.config import load_settings
 from pipeline.config.evaluate import EvaluateSettings
 from pipeline.config.labels import load_labels
 from pipeline.config.layout import EXPERIMENT, Layout
-from pipeline.data import read_cases
-from pipeline.stages.evaluation.context import Context, Metrics
+from pipeline.stages.evaluation.context import Context, Metrics, scored_cases
 from pipeline.stages.evaluation.generative import evaluate_gan, evaluate_vae
-from pipeline.stages.evaluation.restoration import evaluate_restoration
+from pipeline.stages.evaluation.restoration import evaluate_made, evaluate_stored
 from pipeline.stages.evaluation.segmentation import evaluate_segmentation, evaluate_task
 from pipeline.tracking import Run, reopen_run, start_run
 from pipeline.tracking.provenance import provenance_tags
@@ -31,7 +30,7 @@ TASK: Final = "task"
 DECIMALS: Final = 4
 FORBIDDEN: Final = r"[^\w.\- ]"
 """Characters that some MLflow refuses in the name of a metric."""
-NOT_TRACKED: Final = "by_patient"
+NOT_TRACKED: Final = ("by_patient", "below_input")
 """In the JSON only: an experiment tracker needs no patients, and takes 1000 numbers at a time."""
 
 
@@ -45,30 +44,26 @@ def run(name: str, preset: str) -> None:
     """
     layout = Layout(preset)
     settings = load_settings(layout.config("evaluate"), EvaluateSettings)
-    context = Context(
-        settings=settings,
-        test=read_cases(layout.cases, "test"),
-        validation=read_cases(layout.cases, "validation"),
-        folder=layout.evaluation(name),
-    )
     bundle = load_bundle(layout.bundle(settings.task.segmenter if name == TASK else name))
+    test, validation = scored_cases(bundle, layout.cases)
+    context = Context(settings=settings, test=test, validation=validation, folder=layout.evaluation(name))
     layout.metrics(name).unlink(missing_ok=True)  # no old scores beside new tables if this is killed
     _make_empty(context.folder)
     metrics = rounded(_evaluate(name, bundle, layout, context))
     _write_json(layout.metrics(name), metrics)
     _track(name, bundle, layout, metrics)
-    if "verdict" in metrics:
-        _say(f"{name}: {metrics['verdict']}")
-    for baseline, value in metrics.get("baselines_at_grid_end", {}).items():
-        _say(f"{baseline}: {value:g} is the end of its grid; widen {layout.config('evaluate')}")
+    for line in _remarks(metrics, layout.config("evaluate")):
+        _say(f"{name}: {line}")
 
 
 def _evaluate(name: str, bundle: Bundle, layout: Layout, context: Context) -> Metrics:
     if name == TASK:
         denoiser = load_bundle(layout.bundle(context.settings.task.denoiser), "denoiser")
         return evaluate_task(bundle, denoiser, load_labels(), context)
+    if bundle.kind == "denoiser" and context.settings.restoration.low_dose is not None:
+        return evaluate_made(bundle, context)
     if bundle.kind == "denoiser":
-        return evaluate_restoration(bundle, context)
+        return evaluate_stored(bundle, context)
     if bundle.kind == "segmenter":
         return evaluate_segmentation(bundle, load_labels(), context)
     if bundle.kind == "vae":
@@ -76,11 +71,22 @@ def _evaluate(name: str, bundle: Bundle, layout: Layout, context: Context) -> Me
     return evaluate_gan(bundle, context)
 
 
+def _remarks(metrics: Metrics, config: Path) -> Iterator[str]:
+    """What a user should read at once: verdicts, those of each dose too, and grids that are too narrow."""
+    if "verdict" in metrics:
+        yield str(metrics["verdict"])
+    for dose, scores in metrics.get("doses", {}).items():
+        for remark in _remarks(scores, config):
+            yield f"{dose}: {remark}"
+    for baseline, value in metrics.get("baselines_at_grid_end", {}).items():
+        yield f"{baseline}: {value:g} is the end of its grid; widen {config}"
+
+
 def _track(name: str, bundle: Bundle, layout: Layout, metrics: Metrics) -> None:
     """Log scores, tables and pictures, and which settings and commit they were made from."""
     stage, config = f"evaluate@{name}", layout.config("evaluate")
     made_from = provenance_tags(stage, config, bundle.data_digest)
-    tracked_metrics = {key: value for key, value in metrics.items() if key != NOT_TRACKED}
+    tracked_metrics = {key: value for key, value in metrics.items() if key not in NOT_TRACKED}
     with _run(name, stage, config, bundle, layout) as tracked:
         tracked.set_tags(
             {f"evaluate.{key}": made_from[key] for key in ("config.sha256", "git.sha") if key in made_from}

@@ -1,4 +1,4 @@
-"""Ingest: the cases that a manifest lists, read, checked and stored in HU, with a picture per case."""
+"""Ingest: the cases that manifests list, read, checked and stored in HU, with a picture per case."""
 
 from __future__ import annotations
 
@@ -17,10 +17,16 @@ from rich.console import Console
 from rich.progress import track
 
 from pipeline.config import Layout, load_settings
-from pipeline.config.ingest import IngestSettings
+from pipeline.config.ingest import IngestSettings, SourceSettings
 from pipeline.config.labels import load_labels
 from pipeline.data.cases import INDEX, Case, write_index
-from pipeline.data.fingerprint import CaseStatistics, count_hu, describe, write_fingerprint
+from pipeline.data.fingerprint import (
+    CaseStatistics,
+    count_hu,
+    read_fingerprint,
+    write_fingerprint,
+    write_statistics,
+)
 from pipeline.data.ingestion import ingest_case
 from pipeline.errors import ConfigError, DataError
 from pipeline.figures import Panel, save_panels
@@ -33,10 +39,10 @@ from pipeline.metrics.noise import global_noise_sd_hu
 class Job:
     """What a worker is told."""
 
+    source: SourceSettings
     listed: ManifestCase
     role: str
     root: Path
-    folder: Path
     mask_values: frozenset[int]
     colours: Mapping[int, tuple[int, int, int]]
 
@@ -47,31 +53,24 @@ class Ingested:
 
     case: Case
     digests: dict[str, str]
-    statistics: CaseStatistics
 
 
 def run(preset: str) -> None:
-    """Ingest the manifest of a preset into `data/<preset>/cases`, all of it or nothing.
+    """Ingest the sources of a preset into `data/<preset>/cases`, all of them or nothing.
 
     Raises:
-        ConfigError: a setting is unknown or invalid, or names an environment variable that is not set; or the
-            label table is invalid.
-        DataError: the manifest or the split is invalid, or a case cannot be used.
+        ConfigError: a setting is unknown or invalid, or names an environment variable that is not set; two
+            sources have one name; or the label table is invalid.
+        DataError: a manifest or split is invalid, two sources list one case id, or a case cannot be used.
     """
     layout = Layout(preset)
     config = layout.config("ingest")
     settings = load_settings(config, IngestSettings)
-    root = _resolve_root(config, settings.root)
-    cases = read_manifest(settings.manifest)
-    roles = read_split(settings.manifest, settings.split, cases)
-    labels = load_labels()
-    colours = {label.value: label.rgb for label in labels.labels}
-    mask_values = frozenset((*colours, *labels.outside))
     console = Console(stderr=True, soft_wrap=True, highlight=False)
+    jobs = _jobs(config, settings.sources)
     with _staged(layout.cases) as folder:
-        jobs = [Job(case, roles[case.case_id], root, folder, mask_values, colours) for case in cases]
         outcomes = track(
-            _outcomes(jobs, settings.workers),
+            _outcomes(jobs, folder, settings.workers),
             "ingest",
             total=len(jobs),
             console=console,
@@ -83,13 +82,58 @@ def run(preset: str) -> None:
                 done[case_id] = outcome
             else:
                 console.print(f"{case_id}: {outcome}", style="red", markup=False)
-        if len(done) < len(cases):
-            raise DataError(
-                f"{settings.manifest / 'cases.csv'}: {len(cases) - len(done)} of {len(cases)} cases cannot "
-                "be used, each named above; repair or remove them (nothing was written)"
+        _check_complete(jobs, done)
+        _write_summary(folder, [done[job.listed.case_id] for job in jobs])
+    console.print(f"ingest: {len(jobs)} cases in {layout.cases}", markup=False)
+
+
+def _jobs(config: Path, sources: Sequence[SourceSettings]) -> list[Job]:
+    """A job for each case, in the order of sources and manifests."""
+    labels = load_labels()
+    colours = {label.value: label.rgb for label in labels.labels}
+    mask_values = frozenset((*colours, *labels.outside))
+    _check_names(config, sources)
+    jobs = []
+    for source in sources:
+        root = _resolve_root(config, source.root)
+        cases = read_manifest(source.manifest)
+        roles = read_split(source.manifest, source.split, cases)
+        jobs += [Job(source, case, roles[case.case_id], root, mask_values, colours) for case in cases]
+    _check_case_ids(jobs)
+    return jobs
+
+
+def _check_names(config: Path, sources: Sequence[SourceSettings]) -> None:
+    first: dict[str, SourceSettings] = {}
+    for source in sources:
+        other = first.setdefault(source.name, source)
+        if other is not source:
+            raise ConfigError(
+                f"{config}: sources: {other.manifest} and {source.manifest} are both called {source.name}; "
+                "name each once, or copy one manifest to a folder of another name"
             )
-        _write_summary(folder, [done[case.case_id] for case in cases])
-    console.print(f"ingest: {len(cases)} cases in {layout.cases}", markup=False)
+
+
+def _check_case_ids(jobs: Sequence[Job]) -> None:
+    """Within a manifest they are unique already; capitals do not count."""
+    first: dict[str, Job] = {}
+    for job in jobs:
+        other = first.setdefault(job.listed.case_id.lower(), job)
+        if other is not job:
+            raise DataError(
+                f"case {job.listed.case_id} is in {other.source.manifest} and in {job.source.manifest}; "
+                "give it another case_id in one of them"
+            )
+
+
+def _check_complete(jobs: Sequence[Job], done: Mapping[str, Ingested]) -> None:
+    bad = [job for job in jobs if job.listed.case_id not in done]
+    if bad:
+        manifests = dict.fromkeys(str(job.source.manifest / "cases.csv") for job in bad)
+        raise DataError(
+            f"{', '.join(manifests)}: {len(bad)} of {len(jobs)} cases cannot be used, each named above; "
+            "repair or remove them (nothing was written)"
+        )
 
 
 def _resolve_root(config: Path, root: str) -> Path:
@@ -118,10 +162,10 @@ def _staged(target: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _outcomes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[str, Ingested | str]]:
+def _outcomes(jobs: Sequence[Job], folder: Path, workers: int) -> Iterator[tuple[str, Ingested | str]]:
     """Case ids with what was ingested, or why it could not be; in order of completion."""
     if workers == 1:
-        yield from ((job.listed.case_id, _ingest(job)) for job in jobs)
+        yield from ((job.listed.case_id, _ingest(job, folder)) for job in jobs)
         return
     pool = ProcessPoolExecutor(
         min(workers, len(jobs)),
@@ -130,21 +174,23 @@ def _outcomes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[str, Ingested
         initargs=(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C is for the parent, which then ends the pool
     )
     try:
-        futures = {pool.submit(_ingest, job): job.listed.case_id for job in jobs}
+        futures = {pool.submit(_ingest, job, folder): job.listed.case_id for job in jobs}
         for future in as_completed(futures):
             yield futures[future], future.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _ingest(job: Job) -> Ingested | str:
+def _ingest(job: Job, folder: Path) -> Ingested | str:
     """Store one case and look at it, or say in one line why it cannot be used; runs in a worker process."""
     try:
-        stored = ingest_case(job.listed, job.role, job.root, job.folder, mask_values=job.mask_values)
+        stored = ingest_case(
+            job.listed, job.role, job.root, folder, source=job.source.name, mask_values=job.mask_values
+        )
     except DataError as bad:
         return str(bad)
     case = stored.case
-    _save_picture(job.folder / "qc" / f"{case.case_id}.png", case, job.colours)
+    _save_picture(folder / "qc" / f"{case.case_id}.png", case, job.colours)
     normal_dose = case.normal_dose().astype(np.float32)
     low_dose = case.low_dose().astype(np.float32) if case.has_low_dose else None
     statistics = CaseStatistics(
@@ -156,15 +202,17 @@ def _ingest(job: Job) -> Ingested | str:
         },
         hu_counts=count_hu(case.normal_dose()),
     )
-    return Ingested(case, stored.digests, statistics)
+    write_statistics(case, statistics)
+    return Ingested(case, stored.digests)
 
 
 def _write_summary(folder: Path, cases: Sequence[Ingested]) -> None:
     write_index(folder, [one.case for one in cases])
     digests = {name: digest for one in cases for name, digest in one.digests.items()}
     sha256 = digest_of({**digests, INDEX: file_sha256(folder / INDEX)})
-    by_role = {role: [(one.case, one.statistics) for one in cases if one.case.role == role] for role in ROLES}
-    write_fingerprint(folder, sha256, {role: describe(some) for role, some in by_role.items() if some})
+    by_role = {role: [one.case for one in cases if one.case.role == role] for role in ROLES}
+    roles = {role: read_fingerprint(some) for role, some in by_role.items() if some}
+    write_fingerprint(folder, sha256, roles)
 
 
 def _save_picture(path: Path, case: Case, colours: Mapping[int, tuple[int, int, int]]) -> None:

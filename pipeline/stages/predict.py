@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
-from pipeline import tracking
-from pipeline.bundle import Bundle, load_bundle
+from pipeline import __version__, tracking
+from pipeline.bundle import load_bundle
 from pipeline.config import load_settings
 from pipeline.config.clock import fixed_clock
 from pipeline.config.predict import PredictSettings
 from pipeline.errors import BundleError, ConfigError
+from pipeline.inference.engines import choose_engine
 from pipeline.inference.folder import check_folders, run_folder
 from pipeline.inference.networks import Network
 from pipeline.inference.outcomes import exit_code
 from pipeline.inference.pseudonyms import Pseudonyms, load_secret, secret_path
 from pipeline.inference.restoration import Restoration
 from pipeline.inference.terminal import Terminal
-from pipeline.models.precision import Precision, preferred_device, preferred_precision
+from pipeline.models.precision import preferred_device
+from pipeline.weights import shipped
 
 _RANGES = {
     "strength": "a number from 0 (no change) to 1 (all of the correction)",
     "on_unfamiliar": "warn, pass or refuse",
+    "engine": "auto, torch or openvino",
+    "precision": "auto, fp32, bf16 or int8",
 }
+
+
+@dataclass(frozen=True)
+class _Bundles:
+    """The files of a run; a shipped denoiser is one that nobody named or trained here."""
+
+    denoiser: Path | None
+    segmenter: Path | None
+    is_shipped: bool = False
 
 
 def run(
@@ -35,10 +48,13 @@ def run(
     target: Path,
     *,
     denoiser: Path | None = None,
+    texture: bool | None = None,
     segmenter: Path | None = None,
     settings: Path | None = None,
     strength: float | None = None,
     on_unfamiliar: str | None = None,
+    engine: str | None = None,
+    precision: str | None = None,
     nifti: bool | None = None,
     verify: bool = False,
 ) -> int:
@@ -48,10 +64,15 @@ def run(
         source: folder with DICOM files.
         target: folder for derived series, segmentations and the journal.
         denoiser: bundle of a denoiser.
-        segmenter: bundle of a segmenter. If neither is named, the registry's champions are taken.
+        texture: which of the shipped denoisers, where one of them is taken: true for the one that keeps the
+            noise texture; None where nobody said.
+        segmenter: bundle of a segmenter. If neither is named, the registry's champions are taken, and without
+            a champion the shipped denoiser.
         settings: `predict.yaml`; without it the defaults of `PredictSettings`.
         strength: share of the denoiser's correction; overrides the settings.
         on_unfamiliar: `warn`, `pass` or `refuse`; overrides the settings.
+        engine: `auto`, `torch` or `openvino`; overrides the settings.
+        precision: `auto`, `fp32`, `bf16` or `int8`; overrides the settings.
         nifti: whether to write NIfTI too; overrides the settings.
         verify: read sources and outputs of finished series again, and redo what differs.
 
@@ -63,13 +84,22 @@ def run(
         BundleError: a bundle is missing, of another kind, or there is none at all.
         DataError: a folder cannot be used or holds no CT.
     """
-    given = {"strength": strength, "on_unfamiliar": on_unfamiliar, "nifti": nifti}
+    given = {
+        "strength": strength,
+        "on_unfamiliar": on_unfamiliar,
+        "engine": engine,
+        "precision": precision,
+        "nifti": nifti,
+    }
     chosen = _settings(settings, {name: value for name, value in given.items() if value is not None})
     check_folders(source, target)
     secret = secret_path(os.environ, root=tracking.project_root(), apart_from=(source, target))
-    restoration = _restoration(denoiser, segmenter, chosen)
+    bundles = _bundles(denoiser, segmenter, texture)
+    restoration = _restoration(bundles, chosen)
     pseudonyms = Pseudonyms(load_secret(secret))
     with Terminal(restoration.command) as terminal:
+        if bundles.is_shipped and restoration.denoiser is not None:
+            terminal.say(_about_shipped(restoration.denoiser, bundles.denoiser))
         outcomes = run_folder(
             source,
             target,
@@ -93,13 +123,47 @@ def _settings(path: Path | None, given: dict[str, Any]) -> PredictSettings:
         raise ConfigError(f"--{name.replace('_', '-')} {given[name]}: must be {_RANGES[name]}") from None
 
 
-def _restoration(denoiser: Path | None, segmenter: Path | None, chosen: PredictSettings) -> Restoration:
-    if denoiser is None and segmenter is None:
-        denoiser, segmenter = tracking.champion("denoiser"), tracking.champion("segmenter")
-    if denoiser is None and segmenter is None:
+def _bundles(denoiser: Path | None, segmenter: Path | None, texture: bool | None) -> _Bundles:
+    """Those named; where none is, the champions, and for want of one the shipped denoiser.
+
+    A champion of the preset `smoke`, a few steps on tiny data, does not go before a shipped denoiser.
+
+    Raises:
+        ConfigError: `texture` is given, and another denoiser than a shipped one is taken.
+        BundleError: there is no bundle, or none of that texture.
+    """
+    if denoiser is not None or segmenter is not None:
+        _check_shipped_is_meant(texture, "a network is named; leave one of the two options out")
+        return _Bundles(denoiser, segmenter)
+    ours = shipped("texture" if texture else "plain")
+    champion = tracking.champion("denoiser", smoke=ours is None)
+    segmenter = tracking.champion("segmenter")
+    if champion is not None:
+        way_out = "leave the option out" if ours is None else f"to take the shipped one name {ours}"
+        _check_shipped_is_meant(texture, f"the registry's champion goes first; {way_out}")
+        return _Bundles(champion, segmenter)
+    if ours is None and texture is not None:
+        raise BundleError("this copy of ldct-pipeline came without its denoisers; name one with --denoiser")
+    if ours is None and segmenter is None:
         raise BundleError(
             "no trained model yet: run `make repro`, or name one with --denoiser or --segmenter"
         )
+    return _Bundles(ours, segmenter, is_shipped=ours is not None)
+
+
+def _check_shipped_is_meant(texture: bool | None, otherwise: str) -> None:
+    if texture is not None:
+        option = "--texture" if texture else "--no-texture"
+        raise ConfigError(f"{option} chooses between the shipped denoisers, and {otherwise}")
+
+
+def _about_shipped(denoiser: Network, path: Path | None) -> str:
+    name, model_hash = denoiser.bundle.name, denoiser.bundle.model_hash
+    return f"denoiser {name} {model_hash[:12]}, shipped with ldct-pipeline {__version__} in {path}"
+
+
+def _restoration(bundles: _Bundles, chosen: PredictSettings) -> Restoration:
+    denoiser, segmenter = bundles.denoiser, bundles.segmenter
     return Restoration(
         denoiser=None if denoiser is None else _network(denoiser, "denoiser", chosen),
         segmenter=None if segmenter is None else _network(segmenter, "segmenter", chosen),
@@ -112,16 +176,12 @@ def _restoration(denoiser: Path | None, segmenter: Path | None, chosen: PredictS
 
 def _network(path: Path, kind: str, chosen: PredictSettings) -> Network:
     bundle, device = load_bundle(path, kind), preferred_device()
-    precision = _precision(bundle, device) if chosen.precision == "auto" else chosen.precision
+    engine, precision = choose_engine(chosen.engine, chosen.precision, bundle=bundle, device=device)
     return Network.load(
         bundle,
         device=device,
         precision=precision,
+        engine=engine,
         batch_slices=None if chosen.batch_slices == "auto" else chosen.batch_slices,
         tile_pixels=chosen.tile_pixels,
     )
-
-
-def _precision(bundle: Bundle, device: torch.device) -> Precision:
-    """bf16 where the hardware has it and the bundle was trained in it: never coarser than that."""
-    return preferred_precision(device) if bundle.precision == "bf16" else "fp32"

@@ -20,7 +20,6 @@ from pipeline import __version__, tracking
 from pipeline.bundle import KINDS, Bundle, load_bundle
 from pipeline.config.layout import EXPERIMENT, Layout
 from pipeline.config.preset import CONFIGS, model_names, trainable_names
-from pipeline.data.patches import spread_slices
 from pipeline.errors import DataError
 from pipeline.figures import save_curve_panels
 from pipeline.report import Page, Picture, Section, render, sections
@@ -85,8 +84,7 @@ def _sections(layout: Layout, fingerprint: dict[str, Any] | None) -> Iterator[Se
     for name in scores:
         yield _evaluation(layout, name, scores[name], lead)
     note = SHOWN_ABOVE if previews else ""
-    others = [_preview(previews[1 + i]) for i in spread_slices(len(previews[1:]), PREVIEWS)]
-    yield sections.predictions(journal, others, note)
+    yield sections.predictions(journal, [_preview(path) for path in _spread(previews[1:], PREVIEWS)], note)
     for name, bundle in bundles.items():
         yield _training(layout, name, bundle)
     yield _data(layout, fingerprint)
@@ -137,7 +135,7 @@ def _training(layout: Layout, name: str, bundle: Bundle | None) -> Section:
 
 def _data(layout: Layout, fingerprint: dict[str, Any] | None) -> Section:
     found = sorted((layout.cases / "qc").glob("*.png"))
-    shown = [_picture(found[i], found[i].stem) for i in spread_slices(len(found), PICTURES_OF_CASES)]
+    shown = [_picture(path, path.stem) for path in _spread(found, PICTURES_OF_CASES)]
     return sections.data(fingerprint, shown, len(found) - len(shown))
 
 
@@ -194,6 +192,13 @@ def _preview(path: Path) -> Picture:
 
 def _picture(path: Path, caption: str) -> Picture:
     return sections.picture(for_page(path.read_bytes()), caption)
+
+
+def _spread(paths: Sequence[Path], most: int) -> list[Path]:
+    """At most so many of the paths, evenly spread."""
+    if len(paths) <= most:
+        return list(paths)
+    return [paths[index * (len(paths) - 1) // (most - 1)] for index in range(most)]
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -176,8 +176,13 @@ def _save(path: Path, blank: Bundle, score: Score, tensors: Mapping[str, Tensor]
 
 
 def _registered_kind(bundle: Bundle) -> str:
-    """`denoiser` for low dose, else e.g. `denoiser-blur`, which `ldct predict` never takes by itself."""
-    return "-".join([bundle.kind, *(step["kind"] for step in bundle.training.get("degradation", ()))])
+    """`denoiser` for low dose, else e.g. `denoiser-blur`, which `ldct predict` never takes by itself.
+
+    One that a source was left out for, to be scored on it, is `denoiser-without-<source>`.
+    """
+    degradations = [step["kind"] for step in bundle.training.get("degradation", ())]
+    left_out = [f"without-{source}" for source in bundle.training.get("left_out", ())]
+    return "-".join([bundle.kind, *degradations, *left_out])
 
 
 def _interrupted_run(store: ResumeStore) -> str | None:

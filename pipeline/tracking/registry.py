@@ -82,10 +82,14 @@ def register_bundle(
         return ""
 
 
-def champion(kind: str) -> Path | None:
+def champion(kind: str, *, smoke: bool = True) -> Path | None:
     """The bundle file of the champion of a kind, fetched from the server when there is one.
 
     Nobody named this model, so one line says which it is.
+
+    Args:
+        kind: see `register_bundle`.
+        smoke: whether one of the preset `smoke` counts; False where something better is at hand.
 
     Returns:
         None when tracking is off or there is no champion.
@@ -99,7 +103,7 @@ def champion(kind: str) -> Path | None:
     client = connect()
     with quiet(), tracking_errors(f"find the champion of {name}"):
         version = _champion_version(client, name)
-        if version is None:
+        if version is None or (_is_smoke(version) and not smoke):
             return None
         path = _local_file(version)
     if not path.is_file():

@@ -9,7 +9,8 @@ from itertools import combinations
 from pathlib import Path
 
 from pipeline.data.archives.partners import simulated_fraction
-from pipeline.data.pairs import check_pair, find_series, grid_of
+from pipeline.data.pairs import check_pair, grid_of
+from pipeline.data.series import find_series
 from pipeline.dicom import SeriesEntry
 from pipeline.errors import DataError
 from pipeline.manifest import ManifestCase, read_manifest, read_split
@@ -29,9 +30,9 @@ def check_manifest(
 ) -> Iterator[Remark]:
     """Compare a manifest with its images, reading headers and digests but no pixels.
 
-    Each case: both series are there, have their digests, are one CT series each and lie on one grid; mask
+    Each case: its series are there, have their digests, are one CT series each and lie on one grid; mask
     and truth are there. Each split: whole, and patients disjoint. Over all: no series has two patients,
-    no pair is listed twice.
+    no pair is listed twice, and either all cases have a low dose or none has.
 
     Args:
         manifest: the folder with `cases.csv`.
@@ -54,6 +55,7 @@ def check_manifest(
             users[entry.series_uid, entry.sop_instance_uids[0]].append(case)
         if on_case is not None:
             on_case(done, len(cases))
+    yield from _find_half_pairs(cases)
     splits = yield from _read_splits(manifest, cases)
     yield from _find_repeats(users.values(), splits)
 
@@ -68,9 +70,6 @@ def _check_case(case: ManifestCase, root: Path) -> Generator[Remark, None, list[
     for name in ("normal_dose", "low_dose"):
         path = getattr(case, name)
         if path is None:
-            yield Remark(
-                case.case_id, f"no {name} series; fill it in, or simulate it with ldct simulate dose"
-            )
             continue
         try:
             series.append(find_series(root / path, getattr(case, f"{name}_sha256")))
@@ -97,6 +96,18 @@ def _check_partners(case: ManifestCase, normal_dose: SeriesEntry, low_dose: Seri
         yield Remark(case.case_id, str(different))
 
 
+def _find_half_pairs(cases: Sequence[ManifestCase]) -> Iterator[Remark]:
+    """A manifest of normal doses alone is for trainings that make the low dose; a single one is a slip."""
+    if all(case.low_dose is None for case in cases):
+        return
+    for case in cases:
+        if case.low_dose is None:
+            yield Remark(
+                case.case_id,
+                "no low_dose series, unlike others; fill it in, or simulate it with ldct simulate dose",
+            )
+
+
 def _read_splits(
     manifest: Path, cases: Sequence[ManifestCase]
 ) -> Generator[Remark, None, dict[str, dict[str, str]]]:
@@ -121,8 +132,9 @@ def _find_repeats(
     for (one, other), count in shared.items():
         if one.patient_id != other.patient_id:
             yield _leak(one, other, splits)
-        elif count == len(("normal_dose", "low_dose")):
-            message = f"the same pair as {other.case_id}; remove one of them"
+        elif count == len(("normal_dose", "low_dose")) or (one.low_dose is None and other.low_dose is None):
+            what = "series" if one.low_dose is None else "pair"
+            message = f"the same {what} as {other.case_id}; remove one of them"
             yield Remark(one.case_id, message, is_fault=False)
 
 

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from pipeline.bundle import Bundle
 from pipeline.config.evaluate import EvaluateSettings
-from pipeline.data import Case
+from pipeline.data import Case, read_cases
 from pipeline.data.noise_levels import low_dose_noise_sd_hu
 from pipeline.data.patches import spread_slices
 from pipeline.errors import DataError
+from pipeline.hu import HUScale
 from pipeline.models.apply import among_neighbours, neighbours_of, restore_hu, takes_noise_map
 from pipeline.models.precision import device_of, ieee_float32, preferred_device, preferred_precision
 
@@ -33,7 +34,7 @@ class Context:
 
     Attributes:
         settings: of the evaluation.
-        test: cases that no choice was made on.
+        test: cases that no choice was made on, see `scored_cases`.
         validation: cases for tuning and for real-vs-real distances.
         folder: where tables and pictures go; exists and is empty.
     """
@@ -84,6 +85,60 @@ def with_low_dose(cases: Sequence[Case], role: str) -> tuple[Case, ...]:
     return chosen
 
 
+@dataclass(frozen=True)
+class Denoiser:
+    """A denoiser on the device of this machine.
+
+    Attributes:
+        model: restoration network in network units.
+        scale: that it was trained on.
+        bf16: whether its layers run in bfloat16.
+    """
+
+    model: nn.Module
+    scale: HUScale
+    bf16: bool
+
+    @property
+    def neighbours(self) -> int:
+        """How many slices on either side it sees."""
+        return neighbours_of(self.model)
+
+    @property
+    def takes_noise_map(self) -> bool:
+        """Whether it is told the noise."""
+        return takes_noise_map(self.model)
+
+    @ieee_float32()
+    def restore(self, seen_hu: npt.NDArray[Any], noise_sd_hu: float | None) -> Slice:
+        """Denoise one slice.
+
+        Args:
+            seen_hu: (2k + 1, H, W) HU, the slice between its k neighbours on either side.
+            noise_sd_hu: global noise level of its series; left aside by a network that is not told it.
+
+        Returns:
+            (H, W) HU.
+        """
+        device = device_of(self.model)
+        image = torch.from_numpy(seen_hu.astype(np.float32)).unsqueeze(0).to(device)
+        level = None if noise_sd_hu is None else torch.tensor([noise_sd_hu], device=device)
+        restored = restore_hu(self.model, image, self.scale, noise_sd_hu=level, bf16=self.bf16)
+        return np.asarray(restored[0, 0].cpu())
+
+
+def denoiser_of(bundle: Bundle) -> Denoiser:
+    """The denoiser of a bundle.
+
+    Raises:
+        ValueError: the bundle is not a denoiser's.
+    """
+    model = ready(bundle)
+    if bundle.scale is None:
+        raise ValueError(f"a denoiser is needed, got a bundle of kind {bundle.kind}")
+    return Denoiser(model, bundle.scale, runs_in_bf16(bundle, model))
+
+
 def restore_with(bundle: Bundle) -> Callable[[Case, int], Slice]:
     """From a case and the number of a slice to what the denoiser makes of its low dose, (H, W) HU.
 
@@ -93,25 +148,46 @@ def restore_with(bundle: Bundle) -> Callable[[Case, int], Slice]:
     Raises:
         ValueError: the bundle is not a denoiser's.
     """
-    model, scale = ready(bundle), bundle.scale
-    device, bf16, neighbours = device_of(model), runs_in_bf16(bundle, model), neighbours_of(model)
-    if scale is None:
-        raise ValueError(f"a denoiser is needed, got a bundle of kind {bundle.kind}")
+    denoiser = denoiser_of(bundle)
 
     @cache
-    def noise_sd_hu(case: Case) -> Tensor | None:
-        if not takes_noise_map(model):
-            return None
-        return torch.tensor([low_dose_noise_sd_hu(case)], device=device)
+    def noise_sd_hu(case: Case) -> float | None:
+        return low_dose_noise_sd_hu(case) if denoiser.takes_noise_map else None
 
-    @ieee_float32()
     def restore(case: Case, index: int) -> Slice:
-        seen_hu = among_neighbours(case.low_dose(), index, neighbours).astype(np.float32)
-        image = torch.from_numpy(seen_hu).unsqueeze(0)
-        restored = restore_hu(model, image.to(device), scale, noise_sd_hu=noise_sd_hu(case), bf16=bf16)
-        return np.asarray(restored[0, 0].cpu())
+        seen_hu = among_neighbours(case.low_dose(), index, denoiser.neighbours)
+        return denoiser.restore(seen_hu, noise_sd_hu(case))
 
     return restore
+
+
+def scored_cases(bundle: Bundle, folder: Path) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+    """The cases that a bundle is scored on, and those for tuning beside it.
+
+    What a training left out is what it is tested on: all cases of these sources, whatever their role. Without
+    such sources it is the cases with the role `test`.
+
+    Args:
+        bundle: whose `training` may name `left_out` sources.
+        folder: of the ingested cases.
+
+    Raises:
+        DataError: there are no such cases.
+    """
+    left_out = tuple(bundle.training.get("left_out", ()))
+    if not left_out:
+        return read_cases(folder, "test"), read_cases(folder, "validation")
+    test = tuple(case for case in read_cases(folder) if case.source in left_out)
+    missing = [source for source in left_out if all(case.source != source for case in test)]
+    if missing:
+        raise DataError(
+            f"{bundle.name} was trained without {', '.join(missing)} to be tested on it, but {folder} has no "
+            "case of it; ingest it"
+        )
+    validation = tuple(case for case in read_cases(folder, "validation") if case.source not in left_out)
+    if not validation:
+        raise DataError(f"{folder}: no validation case is left without {', '.join(left_out)}; see the splits")
+    return test, validation
 
 
 def runs_in_bf16(bundle: Bundle, model: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, assert_never
 
@@ -10,7 +11,7 @@ import torch
 from pipeline.config.restoration import RestorationSettings
 from pipeline.config.train import GANSettings, SegmentationSettings, TrainSettings, VAESettings
 from pipeline.config.training import OptimSettings
-from pipeline.data import read_cases, read_fingerprint
+from pipeline.data import Case, read_cases, read_fingerprint
 from pipeline.engine import OptimizerPlan, Plan
 from pipeline.errors import ConfigError
 from pipeline.objectives import DISCRIMINATOR
@@ -21,7 +22,7 @@ from pipeline.stages.families.segmentation import build_segmentation
 from pipeline.stages.families.vae import build_vae
 
 ARCHITECTURES: Final[dict[str, tuple[str, ...]]] = {
-    "restoration": ("redcnn", "rednet", "residual_cnn", "cnn10"),
+    "restoration": ("redcnn", "rednet", "drunet", "residual_cnn", "cnn10"),
     "segmentation": ("unet",),
     "vae": ("vae",),
     "gan": ("dcgan",),
@@ -41,14 +42,15 @@ def build_training(settings: TrainSettings, cases: Path, *, device: torch.device
             trained stay on the CPU until the engine takes them.
 
     Raises:
-        ConfigError: the model is not of the family, the settings do not fit each other, or a network or the
-            classes cannot be built.
+        ConfigError: the model is not of the family; the settings do not fit each other, or leave out every
+            case or an unknown source; or a network or the classes cannot be built.
         DataError: the cases cannot be used for this family.
         BundleError: a feature loss names a bundle that is damaged, or no segmenter's.
     """
     _check_architecture(settings)
-    training, validation = read_cases(cases, "train"), read_cases(cases, "validation")
-    fingerprint = read_fingerprint(cases)
+    training = _cases_of(cases, "train", settings.leave_out)
+    validation = _cases_of(cases, "validation", settings.leave_out)
+    fingerprint = read_fingerprint(training)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         match settings:
@@ -84,6 +86,22 @@ def build_plan(name: str, settings: TrainSettings, product: str) -> Plan:
         workers=settings.workers,
         accumulate=settings.accumulate,
     )
+
+
+def _cases_of(cases: Path, role: str, leave_out: Sequence[str]) -> tuple[Case, ...]:
+    """The cases of a role, without those of some sources."""
+    sources = sorted({case.source for case in read_cases(cases)})
+    listed = read_cases(cases, role)
+    unknown = [source for source in leave_out if source not in sources]
+    if unknown:
+        raise ConfigError(
+            f"leave_out: no case is of the source {', '.join(unknown)}; {cases} has {', '.join(sources)}"
+        )
+    kept = tuple(case for case in listed if case.source not in leave_out)
+    if not kept:
+        those = sorted({case.source for case in listed})
+        raise ConfigError(f"leave_out: no {role} case is left; those of {cases} are of {', '.join(those)}")
+    return kept
 
 
 def _opponent(settings: TrainSettings) -> OptimSettings | None:

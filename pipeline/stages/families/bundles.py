@@ -55,9 +55,11 @@ def blank_bundle(
         scale: of a denoiser.
         window: of the other kinds.
         input_spacing_mm: of a segmenter.
-        training: what the bundle keeps of how it was trained, plain JSON values.
+        training: what the bundle keeps of how it was trained, plain JSON values, beside the sources that were
+            left out.
         labels: of a segmenter.
     """
+    left_out = {"left_out": sorted(settings.leave_out)} if settings.leave_out else {}
     return Bundle(
         kind=kind,
         architecture=settings.model.architecture,
@@ -66,7 +68,7 @@ def blank_bundle(
         scale=scale,
         window=window,
         input_spacing_mm=input_spacing_mm,
-        training=dict(training),
+        training={**training, **left_out},
         labels=labels,
         fingerprint=fingerprint,
         score={},

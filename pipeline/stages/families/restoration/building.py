@@ -32,12 +32,15 @@ from pipeline.stages.bars import progress
 from pipeline.stages.families.bundles import Training, blank_bundle
 from pipeline.stages.families.restoration.checks import check_low_dose, check_network, check_patch_size
 from pipeline.stages.families.restoration.encoders import load_encoders
+from pipeline.stages.families.restoration.start import load_start
 from pipeline.stages.families.restoration.validation import (
+    assumed_scan,
     degraded_pairs,
     made_in_words,
     made_pairs,
     stored_pairs,
 )
+from pipeline.transforms.batch import TissueVariety
 
 
 def build_restoration(
@@ -51,15 +54,18 @@ def build_restoration(
     """A denoiser with its batches and validation slices, and its discriminator if it has one.
 
     Raises:
-        ConfigError: the settings do not fit the network, or name an encoder that is not there.
+        ConfigError: the settings do not fit the network, or name an encoder or first weights that are not
+            there or do not fit.
         DataError: the cases lack the low dose that the settings take, or do not fit patches or neighbours.
-        BundleError: an encoder's bundle is damaged, or no segmenter's.
+        BundleError: an encoder's bundle is damaged, or no segmenter's; or that of the first weights, or no
+            denoiser's.
     """
     network = build_model(settings.model.architecture, **settings.model.arguments)
     scale = HUScale(settings.data.scale.zero_hu, settings.data.scale.unit_hu)
     check_network(network, settings, scale)
     check_low_dose(training, settings)
     check_low_dose(validation, settings)
+    started_from = load_start(network, settings, scale)
     encoders = load_encoders(settings, scale, device)
     losses = build_loss_terms(
         settings.loss_terms(),
@@ -82,7 +88,10 @@ def build_restoration(
             fingerprint,
             scale=scale,
             training=_record(
-                settings, batches, {path: encoder.model_hash for path, encoder in encoders.items()}
+                settings,
+                batches,
+                encoders={path: encoder.model_hash for path, encoder in encoders.items()},
+                start_from=started_from,
             ),
         ),
     )
@@ -124,6 +133,7 @@ def _batches(
     settings: RestorationSettings, network: nn.Module, cases: Sequence[Case], device: torch.device
 ) -> Batches:
     data = settings.data
+    tissue = TissueVariety(data.shift_hu, data.contrast)
     if settings.low_dose is not None:
         return LowDoseBatches(
             cases,
@@ -132,9 +142,11 @@ def _batches(
             seed=settings.seed,
             zooms=data.zooms,
             noise_levels=takes_noise_map(network),
+            tissue=tissue,
             device=device,
             progress=lambda cases: progress(cases, "Scans and noise levels"),
-            **settings.low_dose.model_dump(),
+            unreadable=assumed_scan(settings.low_dose),
+            **settings.low_dose.model_dump(exclude={"unreadable"}),
         )
     return PatchBatches(
         cases,
@@ -145,6 +157,7 @@ def _batches(
         zooms=data.zooms,
         with_low_dose=settings.degradation is None,
         noise_levels=takes_noise_map(network),
+        tissue=tissue,
         device=device,
     )
 
@@ -161,6 +174,7 @@ def _with_game(restoration: Restoration, settings: Game) -> AdversarialRestorati
         weight=settings.weight,
         start_step=settings.start_step,
         ramp_steps=settings.ramp_steps,
+        keep=settings.keep,
     )
 
 
@@ -175,9 +189,12 @@ def _discriminator(settings: Game, patch_size: int) -> nn.Module:
     return discriminator
 
 
-def _record(settings: RestorationSettings, batches: Batches, encoders: Mapping[str, str]) -> dict[str, Any]:
-    """What the bundle keeps: losses, how the input was made and its noise, the game, the encoders' hashes."""
+def _record(
+    settings: RestorationSettings, batches: Batches, *, encoders: Mapping[str, str], start_from: str | None
+) -> dict[str, Any]:
+    """What the bundle keeps: losses, how the input was made, its noise, the game, other bundles' hashes."""
     kept = settings.model_dump(mode="json", include={"losses", "degradation", "low_dose", "adversarial"})
     if isinstance(batches, LowDoseBatches) and batches.noise_sd_hu is not None:
         kept["low_dose"]["noise_sd_hu"] = list(batches.noise_sd_hu)
-    return {name: value for name, value in {**kept, "encoders": dict(encoders)}.items() if value}
+    kept |= {"encoders": dict(encoders), "start_from": start_from}
+    return {name: value for name, value in kept.items() if value}

@@ -12,7 +12,7 @@ from torch import nn
 from pipeline.config.restoration import LowDoseSettings
 from pipeline.data import Case
 from pipeline.data.low_dose_levels import low_dose_levels
-from pipeline.data.low_dose_slices import case_acquisition, low_dose_slice
+from pipeline.data.low_dose_slices import AssumedScan, case_acquisition, low_dose_slice
 from pipeline.data.noise_levels import low_dose_noise_sd_hu
 from pipeline.data.patches import spread_slices
 from pipeline.degradations import Degradation
@@ -78,6 +78,7 @@ def made_pairs(
             case,
             photons_per_ray=settings.photons_per_ray,
             kernel_cutoff_per_mm=settings.kernel_cutoff_per_mm,
+            unreadable=assumed_scan(settings),
             device=generator.device,
         )
         made = [
@@ -93,6 +94,11 @@ def made_pairs(
             for position, low_dose in zip(positions, made, strict=True)
         ]
     return pairs
+
+
+def assumed_scan(settings: LowDoseSettings) -> AssumedScan | None:
+    """What to assume where a case's own noise cannot be read."""
+    return None if settings.unreadable is None else AssumedScan(**settings.unreadable.model_dump())
 
 
 def made_in_words(settings: LowDoseSettings) -> str:

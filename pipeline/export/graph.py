@@ -1,0 +1,122 @@
+"""Networks as OpenVINO graphs, in float32 or with int8 layers."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import redirect_stdout
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.export.flip import flipped
+from pipeline.export.libraries import nncf_library, openvino_library
+from pipeline.models.apply import neighbours_of, takes_noise_map
+from pipeline.models.inputs import input_channels
+
+INPUT: Final = "image"
+OUTPUT: Final = "restored"
+
+_TRACED_PIXELS: Final = 64
+_LAYERS: Final = frozenset(
+    {
+        "Convolution",
+        "ConvolutionBackpropData",
+        "GroupConvolution",
+        "GroupConvolutionBackpropData",
+        "MatMul",
+    }
+)
+_NO_OPERATION: Final = frozenset({"Parameter", "Constant", "Result"})
+
+
+def example_input(module: nn.Module) -> Tensor:
+    """Zeros (2, C, H, W) that a restoration network takes; the sides differ, as two dimensions should."""
+    channels = input_channels(neighbours_of(module), takes_noise_map(module))
+    side = max(_TRACED_PIXELS, int(getattr(module, "smallest_side", 1)))
+    return torch.zeros(2, channels, side, side + 8)
+
+
+@torch.no_grad()
+def converted(module: nn.Module) -> Any:
+    """The `openvino.Model` of a restoration network, for any number and size of slices.
+
+    Args:
+        module: in evaluation mode, on the CPU.
+
+    Returns:
+        float32, (N, C, H, W) in network units to (N, 1, H, W): input `image`, output `restored`.
+
+    Raises:
+        ConfigError: OpenVINO is not installed.
+    """
+    openvino = openvino_library()
+    with warnings.catch_warnings():
+        # Tracing runs the checks of the image's size once, and warns that it will not repeat them.
+        warnings.simplefilter("ignore")
+        model = openvino.convert_model(flipped(module), example_input=example_input(module))
+    model.input(0).set_names({INPUT})
+    model.output(0).set_names({OUTPUT})
+    return model
+
+
+def quantised(model: Any, calibration: Sequence[Tensor]) -> Any:
+    """A copy of a graph with int8 layers: post-training quantisation (Jacob et al. 2018, arXiv:1712.05877).
+
+    Weights have a scale per filter, activations one per layer. Not quantised are the first and the last
+    layer, the input's way to the last sum, and the sum: the CT numbers themselves are never rounded, only
+    what is added to them.
+
+    Args:
+        model: see `converted`.
+        calibration: (1, C, H, W) each, in network units; decide the ranges of the activations.
+
+    Raises:
+        ConfigError: NNCF is not installed.
+        ValueError: no calibration slice.
+    """
+    if not calibration:
+        raise ValueError("int8 needs calibration slices, got none")
+    nncf = nncf_library()
+    exact = nncf.IgnoredScope(names=sorted(_first_to_last_sum(model)), validate=False)
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings():  # its progress bars
+        warnings.simplefilter("ignore")
+        return nncf.quantize(
+            model,
+            nncf.Dataset([image.numpy() for image in calibration]),
+            subset_size=len(calibration),
+            preset=nncf.QuantizationPreset.MIXED,
+            ignored_scope=exact,
+        )
+
+
+def _first_to_last_sum(model: Any) -> set[str]:
+    """Names of all operations from the input to the first layers, and from the last layers to the output."""
+    behind = _until_layer(model.get_parameters(), _consumers)
+    before = _until_layer(model.get_results(), _producers)
+    return behind | before
+
+
+def _until_layer(start: Iterable[Any], neighbours: Callable[[Any], Iterable[Any]]) -> set[str]:
+    """Names of the operations that are reached without passing through a layer; these layers are included."""
+    seen: set[str] = set()
+    waiting = list(start)
+    while waiting:
+        for node in neighbours(waiting.pop()):
+            name = node.get_friendly_name()
+            if name in seen or node.get_type_name() in _NO_OPERATION:
+                continue
+            seen.add(name)
+            if node.get_type_name() not in _LAYERS:
+                waiting.append(node)
+    return seen
+
+
+def _consumers(node: Any) -> Iterable[Any]:
+    return (target.get_node() for output in node.outputs() for target in output.get_target_inputs())
+
+
+def _producers(node: Any) -> Iterable[Any]:
+    return (source.get_node() for source in node.input_values())

@@ -1,0 +1,121 @@
+"""Denoisers on low doses made from the normal dose: scores by dose, source and scan, and the worst slices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from pipeline.bundle import Bundle
+from pipeline.config.evaluate import MadeDoseSettings
+from pipeline.data import Case
+from pipeline.data.patches import spread_slices
+from pipeline.errors import ConfigError, DataError
+from pipeline.metrics import convention
+from pipeline.models.precision import preferred_device
+from pipeline.stages.bars import progress
+from pipeline.stages.evaluation.context import Context, Denoiser, Metrics, Slice, denoiser_of
+from pipeline.stages.evaluation.restoration.findings import Findings
+from pipeline.stages.evaluation.restoration.low_doses import Scan, Unusable, scans_of
+from pipeline.stages.evaluation.restoration.scores import INPUT, RESTORED, slice_hu
+from pipeline.stages.evaluation.restoration.tuning import TuningSlice, tune_baselines, tuned
+
+Methods = Mapping[str, Callable[[Slice], Slice]]
+
+
+@dataclass(frozen=True)
+class _Making:
+    """How low doses are made.
+
+    Attributes:
+        settings: doses, and the scan to assume.
+        seed: of the evaluation.
+        device: where noise is drawn.
+    """
+
+    settings: MadeDoseSettings
+    seed: int
+    device: torch.device
+
+    def scans(self, cases: Sequence[Case], role: str, *, noise_levels: bool) -> tuple[list[Scan], Metrics]:
+        """The scans of these cases, and of those that cannot be used the reason, by case."""
+        listed = progress(cases, f"reading the scans of {role} cases")
+        found = list(
+            scans_of(listed, self.settings, noise_levels=noise_levels, seed=self.seed, device=self.device)
+        )
+        usable = [one for one in found if isinstance(one, Scan)]
+        left_out = {one.case.case_id: one.reason for one in found if isinstance(one, Unusable)}
+        if not usable:
+            reason = next(iter(left_out.values()), "there is none")
+            raise DataError(f"no {role} case can be given a low dose: {reason}")
+        return usable, left_out
+
+
+def evaluate_made(bundle: Bundle, context: Context) -> Metrics:
+    """Score a denoiser on low doses of the test cases; tables and pictures go to the context's folder.
+
+    A low dose is made once, by the full insertion of `ldct simulate dose`, and depends on the evaluation's
+    seed, the case, the slice and the dose alone. Cases that none can be made of are left out and named.
+
+    Raises:
+        ConfigError: the settings make no low dose or name a baseline that is not installed, or the network
+            takes neighbouring slices.
+        DataError: no low dose can be made of any test or any validation case.
+    """
+    settings, denoiser = context.settings.restoration, denoiser_of(bundle)
+    if settings.low_dose is None:
+        raise ConfigError("restoration.low_dose is not set; name the dose_fractions to make")
+    if denoiser.neighbours:
+        raise ConfigError(
+            f"{bundle.name} takes {denoiser.neighbours} neighbouring slices, and low doses are made of "
+            "single ones; remove restoration.low_dose to score it on stored low doses"
+        )
+    making = _Making(settings.low_dose, context.settings.seed, preferred_device())
+    amounts = _tune(making, context)
+    test, left_out = making.scans(context.test, "test", noise_levels=denoiser.takes_noise_map)
+    findings = Findings([convention(name) for name in settings.conventions])
+    for scan in progress(test, "scoring cases"):
+        indices = spread_slices(scan.case.shape[0], context.settings.slices_per_case)
+        for dose, amount in amounts.items():
+            methods: Methods = {RESTORED: partial(_restored, denoiser, scan, dose), **tuned(amount)}
+            outputs = {index: _outputs(making, scan, dose, index, methods) for index in indices}
+            findings.add(scan, dose, outputs)
+    metrics = findings.report(context.folder, amounts, settings, seed=context.settings.seed)
+    if bundle.trained_on != "low dose":
+        metrics["verdict"] = f"trained on {bundle.trained_on}, scored on low dose: {metrics['verdict']}"
+    return {**metrics, "cases_left_out": left_out}
+
+
+def _tune(making: _Making, context: Context) -> dict[float, dict[str, float]]:
+    """For each dose the value of each baseline."""
+    settings = context.settings.restoration
+    scans, _ = making.scans(context.validation, "validation", noise_levels=False)
+    places = [
+        (scan, index)
+        for scan in scans
+        for index in spread_slices(scan.case.shape[0], settings.tuning_slices_per_case)
+    ]
+    amounts = {}
+    for dose in making.settings.dose_fractions:
+        slices = [
+            TuningSlice(
+                scan.low_dose(index, dose, making.device),
+                slice_hu(scan.case.normal_dose(), index),
+                scan.case.anatomy,
+            )
+            for scan, index in places
+        ]
+        first = convention(settings.conventions[0])
+        amounts[dose] = tune_baselines(slices, settings, first, what=f"tuning baselines at {dose:.0%} dose")
+    return amounts
+
+
+def _restored(denoiser: Denoiser, scan: Scan, dose: float, low_dose_hu: Slice) -> Slice:
+    return denoiser.restore(low_dose_hu[None], scan.noise_sd_hu(dose))
+
+
+def _outputs(making: _Making, scan: Scan, dose: float, index: int, methods: Methods) -> dict[str, Slice]:
+    low_dose_hu = scan.low_dose(index, dose, making.device)
+    return {INPUT: low_dose_hu, **{name: denoise(low_dose_hu) for name, denoise in methods.items()}}

@@ -1,0 +1,77 @@
+"""The baselines' one parameter each, chosen on validation slices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from pipeline.config.evaluate import RestorationSettings
+from pipeline.metrics import Convention, psnr
+from pipeline.models.baselines import baseline
+from pipeline.stages.bars import progress
+from pipeline.stages.evaluation.context import Slice
+
+
+@dataclass(frozen=True)
+class TuningSlice:
+    """A validation slice at both doses.
+
+    Attributes:
+        low_dose: (H, W) HU.
+        normal_dose: (H, W) HU.
+        anatomy: region, for conventions that ask for it.
+    """
+
+    low_dose: Slice
+    normal_dose: Slice
+    anatomy: str
+
+
+def tune_baselines(
+    slices: Sequence[TuningSlice],
+    settings: RestorationSettings,
+    chosen: Convention,
+    *,
+    what: str = "tuning baselines",
+) -> dict[str, float]:
+    """For each baseline the value with the best mean PSNR.
+
+    Args:
+        slices: of the validation cases.
+        settings: values to try.
+        chosen: convention of the PSNR.
+        what: is said beside the progress bar.
+    """
+    trials = [(name, value) for name, values in settings.baselines.items() for value in values]
+    scored = {
+        (name, value): np.mean(
+            [
+                psnr(baseline(name)(one.low_dose, value), one.normal_dose, chosen, anatomy=one.anatomy)
+                for one in slices
+            ]
+        )
+        for name, value in progress(trials, what)
+    }
+    return {
+        name: max(values, key=lambda value: scored[name, value])
+        for name, values in settings.baselines.items()
+    }
+
+
+def tuned(amounts: Mapping[str, float]) -> dict[str, Callable[[Slice], Slice]]:
+    """Each baseline as a function from a slice to a slice, (H, W) HU."""
+    return {name: partial(_apply, name, amount) for name, amount in amounts.items()}
+
+
+def at_grid_end(amounts: Mapping[str, float], settings: RestorationSettings) -> dict[str, float]:
+    """The chosen values that are the smallest or largest of at least three: a better one may lie beyond."""
+    grids = settings.baselines.items()
+    ends = {name: (min(values), max(values)) for name, values in grids if len(values) > 2}
+    return {name: amounts[name] for name in ends if amounts[name] in ends[name]}
+
+
+def _apply(name: str, amount: float, image_hu: Slice) -> Slice:
+    return baseline(name)(image_hu, amount)
