@@ -508,6 +508,21 @@ def report(preset: Preset = None) -> None:
     stage.run(chosen)
 
 
+@app.command(rich_help_panel="Stages")
+def card(preset: Preset = None) -> None:
+    """Write the model card of the denoiser in the package: docs/model_card.md and its pictures.
+
+    Takes what is there: scores in metrics/, pictures in evaluation/, weights and manifests. What was not
+    trained or measured is said to be so, with the command that does it.
+
+    Example: ldct card --preset reference
+    """
+    chosen = _choose(preset)
+    from pipeline.stages import card as stage
+
+    stage.run(chosen)
+
+
 labs = typer.Typer(help="Small experiments on what the lectures claim.", no_args_is_help=True)
 app.add_typer(labs, name="lab", rich_help_panel="Stages")
 

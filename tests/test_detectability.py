@@ -10,20 +10,21 @@ import torch
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import brentq
 
+from pipeline.config.evaluate import DetectabilitySettings, SharpnessSettings
 from pipeline.data import Case, write_volume
-from pipeline.data.low_dose_slices import normal_dose_hu
+from pipeline.data.low_dose_slices import case_acquisition, normal_dose_hu
 from pipeline.dose.flux import BODY, Flux
 from pipeline.dose.insertion import Acquisition, added_sd_hu, insert_noise
 from pipeline.dose.lesions import disc_hu
 from pipeline.errors import DataError
 from pipeline.projector import FanBeam, Kernel
-from pipeline.stages.evaluation import detectability as detectability_stage
-from pipeline.stages.evaluation import scenes as scenes_stage
-from pipeline.stages.evaluation import sharpness
-from pipeline.stages.evaluation.detectability import detectability
-from pipeline.stages.evaluation.scenes import SceneNoise, find_scenes, read_scan, restore_windows_with
-from pipeline.stages.evaluation.sharpness import ttf_of
-from tests.tiny_bundles import denoiser_bundle
+from pipeline.stages.evaluation.restoration import detectability as detectability_stage
+from pipeline.stages.evaluation.restoration import scenes as scenes_stage
+from pipeline.stages.evaluation.restoration import sharpness
+from pipeline.stages.evaluation.restoration.detectability import detectability
+from pipeline.stages.evaluation.restoration.low_doses import READ, Scan
+from pipeline.stages.evaluation.restoration.scenes import SceneNoise, find_scenes
+from pipeline.stages.evaluation.restoration.sharpness import ttf_of
 
 CPU = torch.device("cpu")
 SIDE, PIXEL_MM = 128, 1.5
@@ -32,17 +33,22 @@ SD_HU = 8.0
 LESION = {"contrast_hu": 10.0, "diameter_mm": 9.0}
 
 
-def known_scan(_case):
-    return SCAN
+def known_scan(case, seed=5):
+    return Scan(case, SCAN, READ, None, seed)
 
 
-PLAIN = {
-    "dose_fractions": (0.25,),
-    **LESION,
-    "realisations": 100,
-    "seed": 5,
-    "scan_of": known_scan,
-}
+def observed(case, restore, *others, baselines=None, **settings):
+    """`detectability` of cases whose scan is known."""
+    methods = {"input": unchanged, "restored": restore, **(baselines or {})}
+    asked = DetectabilitySettings(**({"dose_fractions": (0.25,), **LESION} | settings))
+    return detectability([known_scan(one) for one in (case, *others)], methods, asked, seed=5)
+
+
+def edges(case, restore, *, baselines=None, **settings):
+    """`ttf_of` of a case whose scan is known, at a fifth of the dose."""
+    methods = {"input": unchanged, "restored": restore, **(baselines or {})}
+    asked = SharpnessSettings(**({"realisations": 20} | settings))
+    return ttf_of([known_scan(case, seed=0)], methods, asked, dose_fractions=(0.2,), seed=0)
 
 
 def body_hu(radius_pixels):
@@ -77,9 +83,9 @@ def write_case(folder, name, *, radius_pixels=46):
 class WhiteNoise:
     """In place of `SceneNoise`."""
 
-    def __init__(self, scenes, _device, *, seed):
+    def __init__(self, scenes):
         self._shape = scenes.normal_dose_hu.shape
-        self._rng = np.random.default_rng(seed)
+        self._rng = np.random.default_rng(scenes.scan.seed)
 
     def missing_hu(self, _dose_fraction):
         return lambda: self._rng.normal(0, SD_HU, self._shape).astype(np.float32)
@@ -98,16 +104,16 @@ def white_noise(monkeypatch):
     monkeypatch.setattr(sharpness, "SceneNoise", WhiteNoise)
 
 
-def unchanged(window_hu, case):
+def unchanged(window_hu, scan, dose_fraction):
     return window_hu
 
 
-def nothing_left(window_hu, case):
+def nothing_left(window_hu, scan, dose_fraction):
     return np.zeros_like(window_hu)
 
 
 def test_an_unchanged_input_keeps_the_analytic_detectability(case, white_noise):
-    report = detectability([case], unchanged, **PLAIN)
+    report = observed(case, unchanged)
     disc = disc_hu(**LESION, side=64, pixel_mm=PIXEL_MM, kernel=SCAN.kernel)
     by_hand = np.linalg.norm(disc) / SD_HU
     npw = report["by_dose"]["0.25"]["npw"]
@@ -119,7 +125,7 @@ def test_an_unchanged_input_keeps_the_analytic_detectability(case, white_noise):
 
 
 def test_a_denoiser_that_wipes_lesions_out_has_lost_them(case, white_noise):
-    report = detectability([case], nothing_left, **PLAIN, baselines={"none": unchanged})
+    report = observed(case, nothing_left, baselines={"none": unchanged})
     assert report["verdict"]["0.25"] == {"npw": "lost", "cho": "lost"}
     restored = report["by_dose"]["0.25"]["cho"]["restored"]
     assert (restored["d_prime"], restored["auc"]) == (0, 0.5)
@@ -128,52 +134,52 @@ def test_a_denoiser_that_wipes_lesions_out_has_lost_them(case, white_noise):
 
 
 def test_smoothing_away_uncorrelated_noise_costs_the_hotelling_observer_little(case, white_noise):
-    def smoothed(window_hu, case):
+    def smoothed(window_hu, scan, dose_fraction):
         return gaussian_filter(window_hu, 1.0)
 
-    report = detectability([case], smoothed, **PLAIN)
+    report = observed(case, smoothed)
     found = report["by_dose"]["0.25"]["cho"]
     assert found["restored"]["verdict"] == "kept"
     assert abs(found["restored"]["change"]) < 0.1 * found["input"]["d_prime"]
 
 
 def test_the_report_says_where_and_is_plain_json(case, white_noise):
-    report = detectability([case], unchanged, **PLAIN)
+    report = observed(case, unchanged)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert report["lesion"] == {**LESION, "blurred_by": "the scan's kernel"}
     of_case = report["by_case"]["water"]
     assert report["places"] == len(of_case["places"]) == 4
     assert (of_case["source"], of_case["kernel_cutoff_per_mm"]) == ("water", 0.31)
     assert of_case["by_dose"] == report["by_dose"]
-    assert detectability([case], unchanged, **PLAIN) == report
+    assert observed(case, unchanged) == report
 
 
 def test_every_window_goes_to_the_denoiser_with_its_dose(case, white_noise):
     told = []
 
-    def restore(window_hu, case):
-        told.append((case.dose_fraction, case.case_id, window_hu.shape, window_hu.dtype))
+    def restore(window_hu, scan, dose_fraction):
+        told.append((dose_fraction, scan.case.case_id, window_hu.shape, window_hu.dtype))
         return window_hu
 
-    detectability([case], restore, **PLAIN | {"dose_fractions": (0.4, 0.1)})
+    observed(case, restore, dose_fractions=(0.4, 0.1))
     windows = ("water", (96, 96), np.dtype(np.float32))
     assert told == 800 * [(0.4, *windows)] + 800 * [(0.1, *windows)]
 
 
 def test_the_disc_lies_at_the_place_in_the_windows_with_it(case, white_noise, monkeypatch):
     monkeypatch.setattr(scenes_stage, "WINDOW_PIXELS", 80)
-    scenes = find_scenes(case, 4, known_scan, CPU)
+    scenes = find_scenes(known_scan(case), 4)
     image = case.normal_dose()[scenes.index]
     for place, (row, column) in enumerate(scenes.places):
         around = image[row - 32 : row + 32, column - 32 : column + 32]
         np.testing.assert_array_equal(scenes.normal_dose_hu[place][scenes.roi(place)], around)
     windows = []
 
-    def restore(window_hu, case):
+    def restore(window_hu, scan, dose_fraction):
         windows.append(window_hu.copy())
         return window_hu
 
-    detectability([case], restore, **PLAIN | {"contrast_hu": 300.0})
+    observed(case, restore, contrast_hu=300.0)
     without, with_disc = np.array(windows).reshape(100, 2, 4, 80, 80).mean(axis=0)
     for place, difference in enumerate(with_disc - without):
         peak = np.unravel_index(gaussian_filter(difference, 2).argmax(), difference.shape)
@@ -182,25 +188,32 @@ def test_the_disc_lies_at_the_place_in_the_windows_with_it(case, white_noise, mo
 
 def test_a_case_without_uniform_tissue_is_left_out_and_named(case, white_noise, tmp_path):
     air = write_case(tmp_path, "air", radius_pixels=5)
-    report = detectability([air, case], unchanged, **PLAIN)
+    report = observed(air, unchanged, case, cases=1)
     assert list(report["by_case"]) == ["water"]
     assert "air: no uniform tissue" in report["left_out"]["air"]
     with pytest.raises(DataError, match="looking for lesions: no case can be used: case air"):
-        detectability([air], unchanged, **PLAIN)
+        observed(air, unchanged)
     with pytest.raises(DataError, match="measuring edges: no case can be used: case air"):
-        ttf_of([air], unchanged, dose_fractions=(0.2,), realisations=2, seed=0)
+        edges(air, unchanged)
+
+
+def test_no_more_cases_and_places_are_looked_at_than_asked_for(case, white_noise):
+    report = observed(case, unchanged, replace(case, case_id="second"), cases=1, places_per_case=2)
+    assert list(report["by_case"]) == ["water"]
+    assert report["places"] == 2
+    assert report["left_out"] == {}
 
 
 def test_what_makes_no_sense_is_refused(case, white_noise):
-    with pytest.raises(ValueError, match="at least 100"):
-        detectability([case], unchanged, **PLAIN | {"realisations": 99})
-    with pytest.raises(ValueError, match="no baseline can be called input"):
-        detectability([case], unchanged, **PLAIN, baselines={"input": unchanged})
+    with pytest.raises(ValueError, match="greater than or equal to 100"):
+        observed(case, unchanged, realisations=99)
+    with pytest.raises(DataError, match="case water: a disc of 1 mm must be at least one pixel"):
+        observed(case, unchanged, diameter_mm=1)
 
 
 def test_noise_is_what_the_dose_lacks_or_all_of_it_and_repeats_with_the_seed(case):
-    scenes = find_scenes(case, 2, known_scan, CPU)
-    noise = SceneNoise(scenes, CPU, seed=1)
+    scenes = find_scenes(known_scan(case), 2)
+    noise = SceneNoise(scenes)
     missing, everything = (
         np.stack([draw() for _ in range(16)]) for draw in (noise.missing_hu(0.25), noise.all_hu(0.25))
     )
@@ -211,37 +224,14 @@ def test_noise_is_what_the_dose_lacks_or_all_of_it_and_repeats_with_the_seed(cas
     near = slice(row - 8, row + 8), slice(column - 8, column + 8)
     inside = tuple(slice(one.start + 24, one.stop - 24) for one in scenes.roi(0))
     assert missing[:, 0, *inside].std() == pytest.approx(expected[near].mean(), rel=0.1)
-    again = SceneNoise(scenes, CPU, seed=1).missing_hu(0.25)()
+    again = SceneNoise(scenes).missing_hu(0.25)()
     np.testing.assert_array_equal(again, missing[0])
-    assert not np.array_equal(SceneNoise(scenes, CPU, seed=2).missing_hu(0.25)(), missing[0])
-
-
-def test_a_bundle_restores_windows_and_is_told_the_noise_of_the_dose(case, monkeypatch):
-    window = case.normal_dose()[0, :64, :64].astype(np.float32)
-    plain = restore_windows_with(denoiser_bundle())
-    np.testing.assert_allclose(plain(window, case), window, atol=1e-3)
-    told = []
-    denoiser = scenes_stage.denoiser_of(denoiser_bundle(noise_map=True))
-    monkeypatch.setattr(type(denoiser), "restore", lambda _, seen, noise: told.append(noise) or seen[0])
-    restore = restore_windows_with(denoiser_bundle(noise_map=True), known_scan)
-    for dose_fraction in (0.4, 0.1):
-        restore(window, replace(case, dose_fraction=dose_fraction))
-    assert told[1] == pytest.approx(2 * told[0], rel=0.15)
-    with pytest.raises(ValueError, match="takes 1 neighbours"):
-        restore_windows_with(denoiser_bundle(neighbours=1))
+    reseeded = replace(scenes, scan=replace(scenes.scan, seed=6))
+    assert not np.array_equal(SceneNoise(reseeded).missing_hu(0.25)(), missing[0])
 
 
 def test_an_unchanged_edge_keeps_its_f50_and_a_lost_disc_has_none(case, white_noise):
-    report = ttf_of(
-        [case],
-        unchanged,
-        baselines={"none": nothing_left},
-        dose_fractions=(0.2,),
-        contrasts_hu=(100.0,),
-        realisations=40,
-        seed=0,
-        scan_of=known_scan,
-    )
+    report = edges(case, unchanged, baselines={"none": nothing_left}, contrasts_hu=(100.0,), realisations=40)
     at_100 = report["by_case"]["water"]["0.2"]["100"]
     assert at_100["input"]["f50_per_mm"] == pytest.approx(0.155, rel=0.05)  # half of the Hann window
     restored = at_100["restored"]
@@ -256,10 +246,10 @@ def test_an_unchanged_edge_keeps_its_f50_and_a_lost_disc_has_none(case, white_no
 def test_a_blur_multiplies_its_transfer(case, white_noise):
     sigma_mm = 1.2
 
-    def blurred(window_hu, case):
+    def blurred(window_hu, scan, dose_fraction):
         return gaussian_filter(window_hu, sigma_mm / PIXEL_MM)
 
-    report = ttf_of([case], blurred, dose_fractions=(0.2,), realisations=20, seed=0, scan_of=known_scan)
+    report = edges(case, blurred)
 
     def transfer(f):
         return 0.5 * (1 + math.cos(math.pi * f / 0.31)) * math.exp(-2 * (math.pi * sigma_mm * f) ** 2)
@@ -271,10 +261,14 @@ def test_a_blur_multiplies_its_transfer(case, white_noise):
 
 
 @pytest.mark.slow
-def test_the_whole_way_with_a_scan_read_from_its_own_noise(case, monkeypatch):
+def test_the_whole_way_with_a_scan_read_from_its_own_noise(case):
     """The noise of filtered back-projection is weak at low frequencies: who can prewhiten finds more."""
-    monkeypatch.setattr(detectability_stage, "PLACES_PER_CASE", 1)
-    report = detectability([case], unchanged, **PLAIN | {"contrast_hu": 3.0, "scan_of": read_scan})
+    read = case_acquisition(case, photons_per_ray=None, kernel_cutoff_per_mm=None, device=CPU)
+    settings = DetectabilitySettings(
+        dose_fractions=(0.25,), contrast_hu=3.0, diameter_mm=LESION["diameter_mm"], places_per_case=1
+    )
+    methods = {"input": unchanged, "restored": unchanged}
+    report = detectability([Scan(case, read, READ, None, seed=5)], methods, settings, seed=5)
     found = report["by_dose"]["0.25"]
     assert 0.5 < found["npw"]["input"]["d_prime"] < found["cho"]["input"]["d_prime_95_high"]
     assert report["verdict"] == {"0.25": {"npw": "kept", "cho": "kept"}}
@@ -283,4 +277,4 @@ def test_the_whole_way_with_a_scan_read_from_its_own_noise(case, monkeypatch):
 def test_a_slice_too_narrow_for_the_disc_is_left_out(case):
     narrow = replace(case, spacing_mm=(3.0, 0.3, 0.3))
     with pytest.raises(DataError, match="96 pixels are less than 32 mm"):
-        ttf_of([narrow], unchanged, dose_fractions=(0.2,), realisations=2, seed=0, scan_of=known_scan)
+        edges(narrow, unchanged, realisations=2)

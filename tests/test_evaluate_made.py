@@ -11,6 +11,7 @@ import pandas as pd
 import pydicom
 import pytest
 import torch
+from rich.progress import Progress
 
 from pipeline.bundle import save_bundle
 from pipeline.config.evaluate import EvaluateSettings, MadeDoseSettings
@@ -26,10 +27,12 @@ from pipeline.projector import FanBeam, Kernel
 from pipeline.stages import evaluate
 from pipeline.stages.evaluation import context
 from pipeline.stages.evaluation.restoration import made, pictures
-from pipeline.stages.evaluation.restoration.groups import noise_peak_per_mm
+from pipeline.stages.evaluation.restoration.groups import in_turn, noise_peak_per_mm
 from pipeline.stages.evaluation.restoration.low_doses import Scan, Unusable, scans_of
+from pipeline.stages.evaluation.restoration.scenes import SceneNoise
 from pipeline.stages.evaluation.restoration.texture import texture_rows
 from pipeline.stages.evaluation.restoration.verdicts import below_input_verdict
+from pipeline.stages.evaluation.restoration.whole_bar import whole_bar
 from tests.tiny_bundles import denoiser_bundle
 
 SIDE, PIXEL_MM, PHOTONS, CUTOFF = 128, 1.5, 3e5, 0.3
@@ -41,6 +44,10 @@ restoration:
   tuning_slices_per_case: 1
   baselines: {gaussian: [0.5, 1, 2]}
   low_dose: {dose_fractions: [0.25, 0.1]}
+"""
+OBSERVED = """  detectability:
+    {contrast_hu: 60, diameter_mm: 8, dose_fractions: [0.1], cases: 1, places_per_case: 1}
+  sharpness: {contrasts_hu: [300], realisations: 4, cases: 2}
 """
 SOURCES = {"a1": ("a", "test"), "a2": ("a", "train"), "b1": ("b", "validation"), "b2": ("b", "test")}
 KERNELS = {"a1": ("B20f",), "a2": ("B60f",), "b1": (), "b2": ("B20f",)}
@@ -188,6 +195,62 @@ def test_the_worst_slices_and_one_of_each_source_are_drawn(harmful):
     assert sources == ["a, low dose (10%)", "b, low dose (10%)"]
     (spectra, _) = harmful.panels["spectra_dose_0.1.png"]
     assert list(spectra.curves) == ["input", "restored", "normal dose"]
+
+
+def test_lesions_and_edges_are_looked_for_where_settings_ask(project, monkeypatch):
+    rng = np.random.default_rng(0)
+
+    def white():  # cheaper than the scan's own
+        return rng.normal(0, 40, (1, 96, 96)).astype(np.float32)
+
+    monkeypatch.setattr(SceneNoise, "missing_hu", lambda *_: white)
+    project.config("evaluate").write_text(EVALUATE.replace("[0.25, 0.1]", "[0.1]") + OBSERVED)
+    metrics = evaluated(project)
+    found = metrics["detectability"]
+    assert (list(found["by_dose"]), list(found["by_case"])) == (["0.1"], ["a1"])
+    assert found["verdict"] == {"0.1": {"npw": "kept", "cho": "kept"}}
+    assert set(found["by_dose"]["0.1"]["cho"]) == {"input", "restored", "gaussian"}
+    lines = table(project, "detectability")
+    assert list(lines["case"].unique()) == ["all", "a1"]
+    line = lines.query("case == 'all' and observer == 'cho' and method == 'gaussian'")
+    assert line["d_prime"].item() == found["by_dose"]["0.1"]["cho"]["gaussian"]["d_prime"]
+    edges = metrics["ttf"]["by_dose"]
+    assert list(edges) == ["0.1"]
+    assert edges["0.1"]["300"]["gaussian"]["f50_share"] < 1
+    assert set(table(project, "ttf")["case"]) == {"a1", "b2"}
+    assert (project.evaluation("denoiser") / "observed.png").stat().st_size > 0
+
+
+def test_baselines_see_windows_as_they_were_tuned_at_that_dose(monkeypatch):
+    monkeypatch.setattr(made, "baseline", lambda name: lambda image, amount: (name, image, amount))
+    methods = made._on_windows(None, {0.25: {"tv": 3.0}, 0.1: {"tv": 7.0}})
+    assert methods["tv"]("image", None, 0.1) == ("tv", "image", 7.0)
+    assert methods["input"]("image", None, 0.1) == "image"
+
+
+def test_scores_are_kept_where_no_lesion_can_be_put(project):
+    settings = OBSERVED.replace("diameter_mm: 8", "diameter_mm: 1")
+    project.config("evaluate").write_text(EVALUATE + settings.partition("  sharpness")[0])
+    metrics = evaluated(project)
+    assert "case a1: a disc of 1 mm must be at least" in metrics["detectability"]["not_measured"]
+    assert list(metrics["doses"]) == ["dose_0.25", "dose_0.1"]
+    assert not (project.evaluation("denoiser") / "observed.png").exists()
+
+
+def test_the_first_cases_are_of_all_sources_and_kernels(ingested):
+    found = scans(read_cases(ingested))
+    assert [scan.case.case_id for scan in in_turn(found)] == ["a1", "b1", "a2", "b2"]
+    b20, b60, twin = found[0], found[1], replace(found[0], case=replace(found[0].case, case_id="a3"))
+    assert in_turn([b20, twin, b60]) == [b20, b60, twin]
+
+
+def test_one_bar_goes_over_all_parts(monkeypatch):
+    seen = []
+    monkeypatch.setattr(Progress, "advance", lambda _self, _task, amount: seen.append(amount))
+    with whole_bar({"long": 8.0, "short": 1.0}) as bar:
+        assert list(bar([1, 2], "long")) == [1, 2]
+        next(iter(bar([1, 2], "short")))
+    assert seen == [4, 4, 0, 1]
 
 
 def test_a_left_out_source_is_tested_whole_and_tunes_nothing(project, monkeypatch):
@@ -356,6 +419,12 @@ def test_verdict_promises_up_to_forty_percent_and_reports_above():
         ("[0.25, 0.1]", "[0.25, 0.25]", "a dose appears twice"),
         ("[0.25, 0.1]", "[25]", "less than 1"),
         ("[0.25, 0.1]", "[]", "dose_fractions"),
+        ("  low_dose: {", "  sharpness: {}\n  # low_dose: {", "sharpness needs low doses that are made"),
+        (
+            "  low_dose",
+            "  detectability: {dose_fractions: [0.4]}\n  low_dose",
+            "detectability at 0.4 of the dose, which low_dose does not make",
+        ),
     ],
 )
 def test_settings_that_cannot_be_meant_are_one_line(project, old, new, complaint):

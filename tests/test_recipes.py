@@ -55,8 +55,9 @@ def shrink(project, name):
     settings = YAML().load(path)
     settings.update(FEW)
     settings["data"] = {"patch_size": 32, "validation_slices": 3}
-    if "features" in settings["model"].get("arguments", {}):
-        settings["model"]["arguments"]["features"] = 3
+    arguments = settings["model"].get("arguments", {})
+    if "features" in arguments:
+        arguments["features"] = [3, 4] if isinstance(arguments["features"], list) else 3
     if "low_dose" in settings:
         settings["low_dose"].update(photons_per_ray=2e5, kernel_cutoff_per_mm=0.2)
     if "adversarial" in settings:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from pipeline.config.base import Settings
 from pipeline.config.scan import AssumedScanSettings
@@ -30,6 +30,34 @@ class MadeDoseSettings(Settings):
         return fractions
 
 
+class DetectabilitySettings(Settings):
+    """A known lesion, looked for before and after denoising, at doses that are made."""
+
+    contrast_hu: PositiveFloat = 10
+    """Of the disc against its surround."""
+    diameter_mm: PositiveFloat = 6
+    """Of the disc, before the scan's kernel blurs it."""
+    realisations: Annotated[int, Field(ge=100)] = 100
+    """Of the noise at each place, with and without the disc each; fewer would tell no denoisers apart."""
+    dose_fractions: Annotated[tuple[DoseFraction, ...], Field(min_length=1)]
+    """Some of those of `low_dose`."""
+    cases: PositiveInt = 6
+    """Most test cases to look at, from all sources and kernels alike."""
+    places_per_case: PositiveInt = 4
+    """Most places in each."""
+
+
+class SharpnessSettings(Settings):
+    """Edges of discs in the noise of the made doses."""
+
+    contrasts_hu: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (50, 100, 300)
+    """Of the discs against their surround."""
+    realisations: Annotated[int, Field(ge=2)] = 20
+    """Of the noise; their mean image is measured."""
+    cases: PositiveInt = 3
+    """Most test cases to take noise and kernel from, of all sources and kernels alike."""
+
+
 class RestorationSettings(Settings):
     """How a denoiser is scored."""
 
@@ -44,6 +72,10 @@ class RestorationSettings(Settings):
     """
     low_dose: MadeDoseSettings | None = None
     """Low doses to make; None for the stored one."""
+    detectability: DetectabilitySettings | None = None
+    """None where no lesions are looked for; needs `low_dose`."""
+    sharpness: SharpnessSettings | None = None
+    """None where no edges are measured; needs `low_dose`."""
 
     @field_validator("low_dose")
     @classmethod
@@ -55,6 +87,21 @@ class RestorationSettings(Settings):
                 "slices below their input are counted under the convention full; add it to conventions"
             )
         return low_dose
+
+    @model_validator(mode="after")
+    def _observed_at_made_doses(self) -> Self:
+        asked = [name for name in ("detectability", "sharpness") if getattr(self, name) is not None]
+        if asked and self.low_dose is None:
+            raise ValueError(f"{asked[0]} needs low doses that are made; set low_dose.dose_fractions")
+        if self.detectability is not None and self.low_dose is not None:
+            made = self.low_dose.dose_fractions
+            others = [dose for dose in self.detectability.dose_fractions if dose not in made]
+            if others:
+                raise ValueError(
+                    f"detectability at {others[0]:g} of the dose, which low_dose does not make; add it to "
+                    "low_dose.dose_fractions, for which baselines are tuned"
+                )
+        return self
 
 
 class TaskSettings(Settings):

@@ -82,6 +82,30 @@ def register_bundle(
         return ""
 
 
+def describe_bundle(run: Run, *, kind: str, model_hash: str, description: str) -> None:
+    """Write a description beside the version of a bundle; nothing where it is not registered here.
+
+    A store that fails costs a warning.
+
+    Args:
+        run: in which it is written; when tracking is off nothing is.
+        kind: see `register_bundle`.
+        model_hash: of the bundle.
+        description: Markdown, below 5000 characters.
+    """
+    if not run.is_live:
+        return
+    name = _registered_name(kind)
+    try:
+        client = connect()
+        with quiet(), tracking_errors(f"describe {name}"):
+            version = _find_version(client, name, model_hash)
+            if version is not None:
+                client.update_model_version(name, version.version, description=description)
+    except TrackingError as failure:
+        _log.warning("%s; %s is not described", failure, name)
+
+
 def champion(kind: str, *, smoke: bool = True) -> Path | None:
     """The bundle file of the champion of a kind, fetched from the server when there is one.
 

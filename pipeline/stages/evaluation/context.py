@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,11 @@ from pipeline.models.precision import device_of, ieee_float32, preferred_device,
 
 Metrics = dict[str, Any]
 Slice = npt.NDArray[np.float32]
+
+INPUT: Final = "input"
+"""A method's name in every table: the low dose as it is."""
+RESTORED: Final = "restored"
+"""Likewise: what the network makes of it."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from pipeline.models.apply import class_logits
 from pipeline.models.precision import ieee_float32
 from pipeline.stages.bars import progress
 from pipeline.stages.evaluation.context import (
+    RESTORED,
     Context,
     Metrics,
     chosen_slices,
@@ -63,7 +64,7 @@ def evaluate_task(segmenter: Bundle, denoiser: Bundle, labels: LabelTable, conte
     images: dict[str, Images] = {
         "normal_dose": _normal_dose,
         "low_dose": _low_dose,
-        "restored": restore_with(denoiser),
+        RESTORED: restore_with(denoiser),
     }
     context = replace(context, test=with_low_dose(context.test, "test"))
     return _evaluate(segmenter, labels, images, context)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from pipeline.config.evaluate import RestorationSettings
 from pipeline.metrics import Convention
-from pipeline.stages.evaluation.context import Metrics, Slice
+from pipeline.stages.evaluation.context import INPUT, RESTORED, Metrics, Slice
 from pipeline.stages.evaluation.restoration.groups import (
     GROUPINGS,
     group_table,
@@ -28,9 +28,7 @@ from pipeline.stages.evaluation.restoration.pictures import (
     draw_spectra,
 )
 from pipeline.stages.evaluation.restoration.scores import (
-    INPUT,
     NORMAL_DOSE,
-    RESTORED,
     limits,
     save_table,
     score_rows,

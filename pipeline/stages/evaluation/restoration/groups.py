@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any, Final
 
 import numpy as np
@@ -10,12 +12,10 @@ import pandas as pd
 from pipeline.data import read_fingerprint
 from pipeline.dose.spectrum import kernel_gain, window_frequencies
 from pipeline.projector import Kernel
-from pipeline.stages.evaluation.context import Metrics
+from pipeline.stages.evaluation.context import INPUT, RESTORED, Metrics
 from pipeline.stages.evaluation.restoration.low_doses import Scan
 from pipeline.stages.evaluation.restoration.scores import (
-    INPUT,
     NORMAL_DOSE,
-    RESTORED,
     SCORES,
     gains,
     over_patients,
@@ -48,6 +48,21 @@ def groups_of(scan: Scan) -> dict[str, str]:
         "thickness": UNKNOWN if thickness_mm is None else _thickness(thickness_mm[0]),
         "scan": scan.origin,
     }
+
+
+def in_turn(scans: Sequence[Scan]) -> list[Scan]:
+    """Another order: from all sources in turn, and of each source from all its kernels in turn.
+
+    So the first few are of as many sources and kernels as there are.
+
+    Raises:
+        DataError: as `groups_of`.
+    """
+    by_source: dict[str, dict[str, list[Scan]]] = {}
+    for scan in scans:
+        groups = groups_of(scan)
+        by_source.setdefault(groups["source"], {}).setdefault(groups["kernel"], []).append(scan)
+    return _dealt([_dealt(list(by_kernel.values())) for by_kernel in by_source.values()])
 
 
 def noise_peak_per_mm(kernel: Kernel, pixel_mm: float) -> float:
@@ -97,6 +112,11 @@ def summarise_groups(table: pd.DataFrame) -> Metrics:
             }
         metrics.setdefault(f"by_{grouping}", {})[str(group)] = own
     return metrics
+
+
+def _dealt(lists: Sequence[Sequence[Scan]]) -> list[Scan]:
+    """The first of each, the second of each, and so on."""
+    return [scan for layer in zip_longest(*lists) for scan in layer if scan is not None]
 
 
 def _thickness(thickness_mm: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 import torch
 
@@ -14,14 +15,30 @@ from pipeline.data import Case
 from pipeline.data.patches import spread_slices
 from pipeline.errors import ConfigError, DataError
 from pipeline.metrics import convention
+from pipeline.models.baselines import baseline
 from pipeline.models.precision import preferred_device
-from pipeline.stages.bars import progress
-from pipeline.stages.evaluation.context import Context, Denoiser, Metrics, Slice, denoiser_of
+from pipeline.stages.evaluation.context import (
+    INPUT,
+    RESTORED,
+    Context,
+    Denoiser,
+    Metrics,
+    Slice,
+    denoiser_of,
+)
+from pipeline.stages.evaluation.restoration.detectability import LOOKING
 from pipeline.stages.evaluation.restoration.findings import Findings
 from pipeline.stages.evaluation.restoration.low_doses import Scan, Unusable, scans_of
-from pipeline.stages.evaluation.restoration.scores import INPUT, RESTORED, slice_hu
+from pipeline.stages.evaluation.restoration.observed import observe
+from pipeline.stages.evaluation.restoration.scenes import Restore
+from pipeline.stages.evaluation.restoration.scores import slice_hu
+from pipeline.stages.evaluation.restoration.sharpness import MEASURING
 from pipeline.stages.evaluation.restoration.tuning import TuningSlice, tune_baselines, tuned
+from pipeline.stages.evaluation.restoration.whole_bar import Bar, whole_bar
 
+READING: Final = "reading the scans of {} cases"
+TUNING: Final = "tuning baselines at {:.0%} dose"
+SCORING: Final = "scoring cases"
 Methods = Mapping[str, Callable[[Slice], Slice]]
 
 
@@ -33,15 +50,17 @@ class _Making:
         settings: doses, and the scan to assume.
         seed: of the evaluation.
         device: where noise is drawn.
+        bar: goes through all that takes long.
     """
 
     settings: MadeDoseSettings
     seed: int
     device: torch.device
+    bar: Bar
 
     def scans(self, cases: Sequence[Case], role: str, *, noise_levels: bool) -> tuple[list[Scan], Metrics]:
         """The scans of these cases, and of those that cannot be used the reason, by case."""
-        listed = progress(cases, f"reading the scans of {role} cases")
+        listed = self.bar(cases, READING.format(role))
         found = list(
             scans_of(listed, self.settings, noise_levels=noise_levels, seed=self.seed, device=self.device)
         )
@@ -72,20 +91,58 @@ def evaluate_made(bundle: Bundle, context: Context) -> Metrics:
             f"{bundle.name} takes {denoiser.neighbours} neighbouring slices, and low doses are made of "
             "single ones; remove restoration.low_dose to score it on stored low doses"
         )
-    making = _Making(settings.low_dose, context.settings.seed, preferred_device())
-    amounts = _tune(making, context)
-    test, left_out = making.scans(context.test, "test", noise_levels=denoiser.takes_noise_map)
+    with whole_bar(_seconds(context)) as bar:
+        making = _Making(settings.low_dose, context.settings.seed, preferred_device(), bar)
+        amounts = _tune(making, context)
+        test, left_out = making.scans(context.test, "test", noise_levels=denoiser.takes_noise_map)
+        metrics = _scores(making, denoiser, test, amounts, context)
+        metrics |= observe(
+            test,
+            _on_windows(denoiser, amounts),
+            settings,
+            context.folder,
+            seed=context.settings.seed,
+            bar=bar,
+        )
+    if bundle.trained_on != "low dose":
+        metrics["verdict"] = f"trained on {bundle.trained_on}, scored on low dose: {metrics['verdict']}"
+    return {**metrics, "cases_left_out": left_out}
+
+
+def _seconds(context: Context) -> dict[str, float]:
+    """About how long each part takes on two cores; only their shares matter."""
+    settings = context.settings.restoration
+    doses = () if settings.low_dose is None else settings.low_dose.dose_fractions
+    cases, own = len(context.test), len(context.validation)
+    seconds = {READING.format("validation"): 1.5 * own, READING.format("test"): 2.0 * cases}
+    seconds |= {TUNING.format(dose): 2.5 * own for dose in doses}
+    seconds[SCORING] = 4.0 * cases * len(doses)
+    if (lesion := settings.detectability) is not None:
+        windows = lesion.cases * len(lesion.dose_fractions) * lesion.places_per_case * lesion.realisations
+        seconds[LOOKING] = 0.08 * windows
+    if (edges := settings.sharpness) is not None:
+        windows = edges.cases * len(doses) * len(edges.contrasts_hu) * edges.realisations
+        seconds[MEASURING] = 0.03 * windows
+    return seconds
+
+
+def _scores(
+    making: _Making,
+    denoiser: Denoiser,
+    scans: Sequence[Scan],
+    amounts: Mapping[float, Mapping[str, float]],
+    context: Context,
+) -> Metrics:
+    """Of slices of all cases at all doses."""
+    settings = context.settings.restoration
     findings = Findings([convention(name) for name in settings.conventions])
-    for scan in progress(test, "scoring cases"):
+    for scan in making.bar(scans, SCORING):
         indices = spread_slices(scan.case.shape[0], context.settings.slices_per_case)
         for dose, amount in amounts.items():
             methods: Methods = {RESTORED: partial(_restored, denoiser, scan, dose), **tuned(amount)}
             outputs = {index: _outputs(making, scan, dose, index, methods) for index in indices}
             findings.add(scan, dose, outputs)
-    metrics = findings.report(context.folder, amounts, settings, seed=context.settings.seed)
-    if bundle.trained_on != "low dose":
-        metrics["verdict"] = f"trained on {bundle.trained_on}, scored on low dose: {metrics['verdict']}"
-    return {**metrics, "cases_left_out": left_out}
+    return findings.report(context.folder, amounts, settings, seed=context.settings.seed)
 
 
 def _tune(making: _Making, context: Context) -> dict[float, dict[str, float]]:
@@ -108,8 +165,22 @@ def _tune(making: _Making, context: Context) -> dict[float, dict[str, float]]:
             for scan, index in places
         ]
         first = convention(settings.conventions[0])
-        amounts[dose] = tune_baselines(slices, settings, first, what=f"tuning baselines at {dose:.0%} dose")
+        amounts[dose] = tune_baselines(slices, settings, first, what=TUNING.format(dose), bar=making.bar)
     return amounts
+
+
+def _on_windows(denoiser: Denoiser, amounts: Mapping[float, Mapping[str, float]]) -> dict[str, Restore]:
+    """The input as it is, the network, and the baselines as they were tuned at each dose."""
+
+    def tuned_baseline(name: str) -> Restore:
+        return lambda window_hu, _, dose: baseline(name)(window_hu, amounts[dose][name])
+
+    names = next(iter(amounts.values()))
+    return {
+        INPUT: lambda window_hu, *_: window_hu,
+        RESTORED: lambda window_hu, scan, dose: _restored(denoiser, scan, dose, window_hu),
+        **{name: tuned_baseline(name) for name in names},
+    }
 
 
 def _restored(denoiser: Denoiser, scan: Scan, dose: float, low_dose_hu: Slice) -> Slice:

@@ -13,8 +13,8 @@ import pandas as pd
 from pipeline.data import Case
 from pipeline.figures import CurvePanel, Panel, save_curve_panels, save_panels
 from pipeline.hu import HUWindow, display_window
-from pipeline.stages.evaluation.context import Slice
-from pipeline.stages.evaluation.restoration.scores import INPUT, NORMAL_DOSE, RESTORED, references
+from pipeline.stages.evaluation.context import INPUT, RESTORED, Slice
+from pipeline.stages.evaluation.restoration.scores import NORMAL_DOSE, references
 
 DIFFERENCE: Final = HUWindow(-30, 30)
 ZOOM_PIXELS: Final = 192

@@ -26,10 +26,8 @@ from pipeline.metrics import (
     tissue_regions,
 )
 from pipeline.models.baselines import gaussian
-from pipeline.stages.evaluation.context import Metrics, Slice
+from pipeline.stages.evaluation.context import INPUT, RESTORED, Metrics, Slice
 
-INPUT: Final = "input"
-RESTORED: Final = "restored"
 NORMAL_DOSE: Final = "normal_dose"
 TRUTH: Final = "truth"
 SCORES: Final = ("psnr_db", "ssim", "rmse_hu")

@@ -13,6 +13,8 @@ from pipeline.data import Case
 from pipeline.metrics import convention
 from pipeline.stages.bars import progress
 from pipeline.stages.evaluation.context import (
+    INPUT,
+    RESTORED,
     Context,
     Metrics,
     Slice,
@@ -23,9 +25,7 @@ from pipeline.stages.evaluation.context import (
 )
 from pipeline.stages.evaluation.restoration.pictures import Example, draw_before_and_after, draw_methods
 from pipeline.stages.evaluation.restoration.scores import (
-    INPUT,
     NORMAL_DOSE,
-    RESTORED,
     limits,
     save_table,
     score_rows,

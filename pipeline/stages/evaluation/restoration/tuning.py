@@ -13,6 +13,7 @@ from pipeline.metrics import Convention, psnr
 from pipeline.models.baselines import baseline
 from pipeline.stages.bars import progress
 from pipeline.stages.evaluation.context import Slice
+from pipeline.stages.evaluation.restoration.whole_bar import Bar
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ def tune_baselines(
     chosen: Convention,
     *,
     what: str = "tuning baselines",
+    bar: Bar = progress,
 ) -> dict[str, float]:
     """For each baseline the value with the best mean PSNR.
 
@@ -44,6 +46,7 @@ def tune_baselines(
         settings: values to try.
         chosen: convention of the PSNR.
         what: is said beside the progress bar.
+        bar: goes through the trials.
     """
     trials = [(name, value) for name, values in settings.baselines.items() for value in values]
     scored = {
@@ -53,7 +56,7 @@ def tune_baselines(
                 for one in slices
             ]
         )
-        for name, value in progress(trials, what)
+        for name, value in bar(trials, what)
     }
     return {
         name: max(values, key=lambda value: scored[name, value])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from pipeline.stages.evaluation.restoration.scores import INPUT, RESTORED
+from pipeline.stages.evaluation.context import INPUT, RESTORED
 
 PROMISED_UP_TO: Final = 0.4
 """Up to this dose no slice should come out worse than it went in; above, there is little noise to remove."""

@@ -1,0 +1,182 @@
+"""What a card is written from, and how to look something up in scores that may be incomplete."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+Scores = Mapping[str, Any]
+"""What an evaluation wrote as JSON."""
+
+INPUT: Final = "input"
+RESTORED: Final = "restored"
+FULL: Final = "full"
+"""Convention by which slices are compared with their input."""
+_DOSE: Final = "dose_"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A trained bundle, as its header tells it.
+
+    Attributes:
+        path: of the file.
+        model_hash: SHA-256 of weights and header.
+        is_shipped: whether the file in the package is this very model.
+        architecture: name of the network.
+        arguments: that it was built with.
+        parameters: how many numbers were learnt.
+        size_bytes: of the file.
+        precision: of the layers in training.
+        config_sha256: of the settings that it was trained with.
+        data_sha256: of the cases.
+        score: best validation score.
+        noise_sd_hu: lowest and highest noise that it was trained on, where known.
+    """
+
+    path: str
+    model_hash: str
+    is_shipped: bool
+    architecture: str
+    arguments: Mapping[str, Any]
+    parameters: int
+    size_bytes: int
+    precision: str
+    config_sha256: str
+    data_sha256: str
+    score: Mapping[str, Any]
+    noise_sd_hu: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A training of the preset, and how it scored.
+
+    Attributes:
+        name: of its settings file.
+        held_out: the source that it did not see; empty for one that saw all.
+        settings: what the card says of its settings, by name.
+        config_sha256: of the settings file as it is now.
+        weights: None where it was not trained.
+        scores: None where it was not evaluated.
+    """
+
+    name: str
+    held_out: str
+    settings: Mapping[str, str]
+    config_sha256: str
+    weights: Weights | None
+    scores: Scores | None
+
+    @property
+    def by_dose(self) -> dict[float, Scores]:
+        """Scores by dose fraction, the highest dose first."""
+        found = (self.scores or {}).get("doses", {})
+        doses = {float(key.removeprefix(_DOSE)): scores for key, scores in found.items()}
+        return {dose: doses[dose] for dose in sorted(doses, reverse=True)}
+
+    @property
+    def slices(self) -> int | None:
+        """How many were scored at each dose."""
+        found: int | None = get(self.scores, "slices")
+        return found
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set.
+
+    Attributes:
+        name: of its manifest.
+        title: that it is known by.
+        dois: without the resolver.
+        repository: where the files were taken from.
+        licence: of the images.
+        attribution: that the licence asks for.
+        manifest_sha256: digest of the manifest's folder.
+        cases: what ingest found, see `data.fingerprint.describe`; None where nothing was ingested.
+        roles: cases by role; None where nothing was ingested.
+    """
+
+    name: str
+    title: str
+    dois: Sequence[str]
+    repository: str
+    licence: str
+    attribution: str
+    manifest_sha256: str
+    cases: Mapping[str, Any] | None
+    roles: Mapping[str, int] | None
+
+
+@dataclass(frozen=True)
+class Card:
+    """All that a card tells.
+
+    Attributes:
+        preset: that it is of.
+        plain: the denoiser with the lowest error.
+        texture: the one that keeps the noise's texture; None where the preset has none.
+        folds: the trainings without one source each.
+        sources: that were trained on.
+        dose_fractions: that are scored.
+        conventions: that are scored under; the first decides gains.
+        promised_up_to: highest dose fraction at which no slice should fall below its input.
+        slices_per_case: most slices of a case that are scored.
+        kernel_pairs: `text`, and perhaps `columns` and `rows`, on scans of one acquisition with two kernels.
+        why: hand-written: why this network.
+        known: hand-written: what is known to fail.
+        pictures: caption by file name, beside the card; those of `worst_of_each_dose`.
+    """
+
+    preset: str
+    plain: Model
+    texture: Model | None
+    folds: Sequence[Model]
+    sources: Sequence[Source]
+    dose_fractions: Sequence[float]
+    conventions: Sequence[str]
+    promised_up_to: float
+    slices_per_case: int
+    kernel_pairs: Mapping[str, Any] | None = None
+    why: str = ""
+    known: str = ""
+    pictures: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def variants(self) -> tuple[Model, ...]:
+        """The models that ship."""
+        return (self.plain,) if self.texture is None else (self.plain, self.texture)
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """All of them."""
+        return (*self.variants, *self.folds)
+
+    def command(self, stage: str, name: str) -> str:
+        """What makes the part that is missing."""
+        return f"`ldct {stage} {name} --preset {self.preset}`"
+
+
+def get(scores: Mapping[str, Any] | None, *keys: str) -> Any:
+    """What lies below these keys, None where something on the way is missing."""
+    found: Any = scores
+    for key in keys:
+        if not isinstance(found, Mapping) or key not in found:
+            return None
+        found = found[key]
+    return found
+
+
+def against_normal_dose(scores: Scores | None, convention: str, method: str, score: str) -> float | None:
+    """One number of the scores at one dose."""
+    found: float | None = get(scores, "against_normal_dose", convention, method, score)
+    return found
+
+
+def baselines_of(scores: Scores | None, convention: str) -> list[str]:
+    """Methods that the network is compared with."""
+    return [
+        name for name in get(scores, "against_normal_dose", convention) or {} if name not in (INPUT, RESTORED)
+    ]

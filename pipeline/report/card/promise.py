@@ -1,0 +1,85 @@
+"""Whether a slice comes out worse than it went in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from pipeline.report.card.facts import FULL, Card, Model, get
+from pipeline.report.card.markdown import NOT_MEASURED, gap, percent, signed, table
+
+MOST_LISTED: Final = 12
+
+
+def promise(card: Card) -> str:
+    """Whether the promise is kept, from the numbers."""
+    limit = percent(card.promised_up_to)
+    says = (
+        f"At doses up to {limit} no slice of any held-out source falls below its input (convention {FULL}): "
+    )
+    if not card.folds:
+        return f"{says}**{NOT_MEASURED}**, no training leaves a source out."
+    counts = {fold.held_out: _promised(card, fold) for fold in card.folds}
+    wanted = {dose for dose in card.dose_fractions if dose <= card.promised_up_to}
+    unknown = [name for name, found in counts.items() if not found or wanted - {dose for dose, *_ in found}]
+    listed = f" {NOT_MEASURED.capitalize()}, or not at all these doses, on {', '.join(unknown)}."
+    gaps = listed if unknown else ""
+    broken = [
+        f"{name} {count} of {slices} at {percent(dose)}"
+        for name, found in counts.items()
+        for dose, count, slices in found
+        if count
+    ]
+    if broken:
+        return f"{says}**NOT met**. Below their input: {', '.join(broken)}.{gaps}"
+    if unknown:
+        others = " None does on the others." if len(unknown) < len(counts) else ""
+        return f"{says}**not decided**.{gaps}{others}"
+    doses = sorted({dose for found in counts.values() for dose, _, _ in found}, reverse=True)
+    slices = sum(fold.slices or 0 for fold in card.folds)
+    left_out = sum(len(get(fold.scores, "cases_left_out") or {}) for fold in card.folds)
+    but = f"; {left_out} cases could not be scored" if left_out else ""
+    return f"{says}**met** at {', '.join(map(percent, doses))}, by each of the {slices} slices scored{but}."
+
+
+def below_input(card: Card) -> Iterator[str]:
+    """How many of each source at each dose, which are the worst, and their pictures."""
+    heads = ["held out", "dose", f"slices below ({FULL})", "lowest gain of a slice [dB]"]
+    rows = []
+    for fold in card.folds:
+        for dose, scores in fold.by_dose.items():
+            count = f"{get(scores, 'slices_below_input')} of {fold.slices}"
+            rows.append([fold.held_out, percent(dose), count, signed(get(scores, "worst_gain_db"))])
+        if not fold.by_dose:
+            rows.append(gap(fold.held_out, card.dose_fractions, len(heads)))
+    yield table(heads, rows)
+    listed = sorted(listed_below(card.folds), key=lambda one: one[0])
+    if listed:
+        shown = [[name, percent(dose), place, signed(gain)] for gain, name, dose, place in listed]
+        yield table(["held out", "dose", "case/slice", "gain [dB]"], shown[:MOST_LISTED])
+        if len(listed) > MOST_LISTED:
+            yield (
+                f"{len(listed) - MOST_LISTED} more, and every slice with its gain: "
+                f"`evaluation/{card.preset}/<training>/worst.csv`."
+            )
+    for file_name, caption in card.pictures.items():
+        yield f"![{caption}](model_card/pictures/{file_name})"
+        yield f"*{caption}*"
+
+
+def listed_below(folds: Sequence[Model]) -> Iterator[tuple[float, str, float, str]]:
+    """Gain, source, dose and place of every slice below its input."""
+    for fold in folds:
+        listed: Mapping[str, Mapping[str, float]] = get(fold.scores, "below_input") or {}
+        for key, slices in listed.items():
+            for place, gain_db in slices.items():
+                yield gain_db, fold.held_out, float(key.removeprefix("dose_")), place
+
+
+def _promised(card: Card, fold: Model) -> list[tuple[float, int, int]]:
+    """Dose, slices below their input and slices, where something is promised."""
+    return [
+        (dose, count, fold.slices or 0)
+        for dose, scores in fold.by_dose.items()
+        if dose <= card.promised_up_to and (count := get(scores, "slices_below_input")) is not None
+    ]

@@ -1,0 +1,233 @@
+"""`ldct card`: scores, headers and manifests of a preset to the model card in `docs/`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from pipeline import tracking
+from pipeline.bundle import Bundle, load_bundle
+from pipeline.config import load_settings
+from pipeline.config.evaluate import EvaluateSettings
+from pipeline.config.ingest import IngestSettings, SourceSettings
+from pipeline.config.layout import EXPERIMENT, Layout
+from pipeline.config.restoration import RestorationSettings
+from pipeline.config.sources import SourceOrigin, SourceOrigins
+from pipeline.data import Case, read_cases, read_fingerprint
+from pipeline.data.cases import INDEX
+from pipeline.errors import ConfigError, DataError
+from pipeline.figures import save_curve_panels
+from pipeline.manifest import ROLES, file_sha256, folder_sha256
+from pipeline.report.card import (
+    Card,
+    Model,
+    Source,
+    Weights,
+    gain_panels,
+    render,
+    small_png,
+    summary,
+    worst_of_each_dose,
+)
+from pipeline.stages.evaluation.restoration.verdicts import PROMISED_UP_TO
+from pipeline.weights import Variant, shipped
+
+PLAIN: Final = "denoiser"
+TEXTURE: Final = "denoiser_texture"
+WITHOUT: Final = "denoiser_without_"
+VARIANT_OF: Final[dict[str, Variant]] = {PLAIN: "plain", TEXTURE: "texture"}
+PAGE: Final = Path("docs/model_card.md")
+NOTES: Final = Path("docs/model_card")
+PICTURES: Final = NOTES / "pictures"
+GAIN: Final = PICTURES / "gain.png"
+ORIGINS: Final = Path("data_manifests/sources.yaml")
+
+
+def run(preset: str) -> None:
+    """Write `docs/model_card.md` and its pictures, log them, and describe the registered model.
+
+    What has not been trained or measured is said to be so, with the command that does it.
+
+    Raises:
+        BundleError: a bundle is damaged.
+        ConfigError: the preset has no denoiser, or settings cannot be used.
+        DataError: a file of scores is damaged, or a manifest is missing.
+        TrackingError: the MLflow store cannot be used.
+    """
+    layout = Layout(preset)
+    if not layout.config(PLAIN).is_file():
+        raise ConfigError(
+            f"{layout.config(PLAIN)}: no such file; a card is about the model of that name: "
+            "ldct card --preset reference"
+        )
+    card = _card(layout)
+    plain = card.plain.weights
+    with tracking.start_run(
+        experiment=EXPERIMENT,
+        name=f"card-{preset}",
+        stage="card",
+        config=layout.config("evaluate"),
+        data_digest="" if plain is None else plain.data_sha256,
+    ) as tracked:
+        _write(layout, card)
+        tracked.log_artifact(PAGE)
+        tracked.log_artifact(PICTURES, folder=NOTES.name)
+        for model in card.variants:
+            if model.weights is not None:
+                tracking.describe_bundle(
+                    tracked, kind="denoiser", model_hash=model.weights.model_hash, description=summary(card)
+                )
+    Console(highlight=False, soft_wrap=True).print(f"{summary(card)}\ncard: {PAGE}", markup=False)
+
+
+def _card(layout: Layout) -> Card:
+    evaluation = load_settings(layout.config("evaluate"), EvaluateSettings)
+    settings = evaluation.restoration
+    if settings.low_dose is None:
+        raise ConfigError(
+            f"{layout.config('evaluate')}: restoration.low_dose is not set; a card tells scores by dose"
+        )
+    listed = load_settings(layout.config("ingest"), IngestSettings).sources
+    held_out = [one.name for one in listed if layout.config(f"{WITHOUT}{one.name}").is_file()]
+    return Card(
+        preset=layout.preset,
+        plain=_model(layout, PLAIN),
+        texture=_model(layout, TEXTURE) if layout.config(TEXTURE).is_file() else None,
+        folds=[_model(layout, f"{WITHOUT}{name}", held_out=name) for name in held_out],
+        sources=list(_sources(layout, listed)),
+        dose_fractions=sorted(settings.low_dose.dose_fractions, reverse=True),
+        conventions=settings.conventions,
+        promised_up_to=PROMISED_UP_TO,
+        slices_per_case=evaluation.slices_per_case,
+        kernel_pairs=_read_json(layout.metrics("kernel_pairs")),
+        why=_note("why"),
+        known=_note("known"),
+    )
+
+
+def _model(layout: Layout, name: str, *, held_out: str = "") -> Model:
+    config = layout.config(name)
+    return Model(
+        name=name,
+        held_out=held_out,
+        settings=dict(_settings(load_settings(config, RestorationSettings))),
+        config_sha256=file_sha256(config),
+        weights=_weights(layout, name),
+        scores=_read_json(layout.metrics(name)),
+    )
+
+
+def _settings(settings: RestorationSettings) -> Iterator[tuple[str, str]]:
+    yield "steps", f"{settings.steps:,}"
+    yield "batch", f"{settings.batch_size} of {settings.data.patch_size}²"
+    yield "seed", str(settings.seed)
+    yield "loss", " + ".join(term.kind for term in settings.losses)
+    yield "adversarial", "no" if settings.adversarial is None else settings.adversarial.game
+    yield "learning rate", f"{settings.optim.lr:g}"
+    yield "pixel zooms", ", ".join(f"{zoom:g}" for zoom in settings.data.zooms)
+    if settings.low_dose is not None:
+        low, high = settings.low_dose.dose_fractions
+        yield "doses", f"{100 * low:g} to {100 * high:g} %"
+        yield "kernels", settings.low_dose.kernels
+
+
+def _weights(layout: Layout, name: str) -> Weights | None:
+    """Of the preset's training; where it is not there, as after a clone, those in the package."""
+    packaged = shipped(VARIANT_OF[name]) if name in VARIANT_OF else None
+    path = layout.bundle(name) if layout.bundle(name).is_file() else packaged
+    if path is None:
+        return None
+    bundle = load_bundle(path, "denoiser")
+    return Weights(
+        path=path.as_posix(),
+        model_hash=bundle.model_hash,
+        is_shipped=_is_shipped(bundle, packaged),
+        architecture=bundle.architecture,
+        arguments=bundle.arguments,
+        parameters=sum(tensor.numel() for tensor in bundle.tensors.values()),
+        size_bytes=path.stat().st_size,
+        precision=bundle.precision,
+        config_sha256=bundle.config_digest,
+        data_sha256=bundle.data_digest,
+        score=bundle.score,
+        noise_sd_hu=bundle.made_noise_sd_hu,
+    )
+
+
+def _is_shipped(bundle: Bundle, packaged: Path | None) -> bool:
+    return packaged is not None and load_bundle(packaged, "denoiser").model_hash == bundle.model_hash
+
+
+def _sources(layout: Layout, listed: tuple[SourceSettings, ...]) -> Iterator[Source]:
+    origins = load_settings(ORIGINS, SourceOrigins).sources
+    cases = read_cases(layout.cases) if (layout.cases / INDEX).is_file() else ()
+    for one in listed:
+        if one.name not in origins:
+            raise ConfigError(f"{ORIGINS}: says nothing of {one.name}; add where it is from and its licence")
+        own = [case for case in cases if case.source == one.name]
+        yield _source(one, origins[one.name], own)
+
+
+def _source(listed: SourceSettings, origin: SourceOrigin, cases: list[Case]) -> Source:
+    return Source(
+        name=listed.name,
+        title=origin.title,
+        dois=origin.dois,
+        repository=origin.repository,
+        licence=origin.licence,
+        attribution=origin.attribution,
+        manifest_sha256=folder_sha256(listed.manifest) if listed.manifest.is_dir() else "not made here",
+        cases=read_fingerprint(cases) if cases else None,
+        roles={role: sum(case.role == role for case in cases) for role in ROLES} if cases else None,
+    )
+
+
+def _write(layout: Layout, card: Card) -> None:
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for old in PICTURES.glob("*.png"):
+        old.unlink()
+    if panels := gain_panels(card):
+        save_curve_panels(GAIN, panels, x_label="dose [%]", columns=3)
+    page = render(replace(card, pictures=dict(_worst_slices(layout, card))))
+    _replace(PAGE, page.encode())
+
+
+def _worst_slices(layout: Layout, card: Card) -> Iterator[tuple[str, str]]:
+    """Copy the pictures; name and caption of each."""
+    attribution = {one.name: f"{one.attribution} ({one.licence})" for one in card.sources}
+    for dose, fold in worst_of_each_dose(card):
+        name = f"worst_dose_{dose:g}.png"
+        drawn = layout.evaluation(fold.name) / name
+        if drawn.is_file():
+            _replace(PICTURES / name, small_png(drawn.read_bytes()))
+            images = attribution[fold.held_out]
+            yield (
+                name,
+                f"The slices of {fold.held_out} with the lowest gain at {100 * dose:g} % dose. CT: {images}",
+            )
+
+
+def _note(name: str) -> str:
+    path = NOTES / f"{name}.md"
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+
+def _read_json(path: Path) -> Mapping[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as damaged:
+        raise DataError(f"{path}: damaged ({damaged}); run its stage again") from None
+    return content
+
+
+def _replace(path: Path, content: bytes) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    part.replace(path)
