@@ -30,8 +30,8 @@ TASK: Final = "task"
 DECIMALS: Final = 4
 FORBIDDEN: Final = r"[^\w.\- ]"
 """Characters that some MLflow refuses in the name of a metric."""
-NOT_TRACKED: Final = ("by_patient", "below_input")
-"""In the JSON only: an experiment tracker needs no patients, and takes 1000 numbers at a time."""
+NOT_TRACKED: Final = ("by_patient", "by_case", "below_input")
+"""In the JSON only, at whatever depth: an experiment tracker needs no patients."""
 
 
 def run(name: str, preset: str) -> None:
@@ -86,12 +86,11 @@ def _track(name: str, bundle: Bundle, layout: Layout, metrics: Metrics) -> None:
     """Log scores, tables and pictures, and which settings and commit they were made from."""
     stage, config = f"evaluate@{name}", layout.config("evaluate")
     made_from = provenance_tags(stage, config, bundle.data_digest)
-    tracked_metrics = {key: value for key, value in metrics.items() if key not in NOT_TRACKED}
     with _run(name, stage, config, bundle, layout) as tracked:
         tracked.set_tags(
             {f"evaluate.{key}": made_from[key] for key in ("config.sha256", "git.sha") if key in made_from}
         )
-        tracked.log_metrics(dict(numbers(tracked_metrics, "test")))
+        tracked.log_metrics(dict(numbers(metrics, "test")))
         tracked.log_artifact(layout.evaluation(name), folder="evaluation")
 
 
@@ -116,8 +115,13 @@ def rounded(value: Any) -> Any:
 
 
 def numbers(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
-    """The numbers of nested dictionaries, their keys joined by slashes; MLflow's characters only."""
+    """The numbers of nested dictionaries, their keys joined by slashes; MLflow's characters only.
+
+    What is `NOT_TRACKED` is passed over.
+    """
     for key, value in values.items():
+        if key in NOT_TRACKED:
+            continue
         name = f"{prefix}/{re.sub(FORBIDDEN, '_', key)}"
         if isinstance(value, Mapping):
             yield from numbers(value, name)

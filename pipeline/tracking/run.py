@@ -74,14 +74,15 @@ class Run:
         self._attempt(log)
 
     def log_metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Log numbers of one step in one call."""
+        """Log numbers of one step, as many in a call as a server takes."""
 
         def log(client: MlflowClient, run_id: str) -> None:
             from mlflow.entities import Metric
 
             now_ms = int(time.time() * 1000)
             metrics = [Metric(name, float(value), now_ms, step or 0) for name, value in values.items()]
-            client.log_batch(run_id, metrics=metrics)
+            for first in range(0, len(metrics), METRICS_AT_ONCE):
+                client.log_batch(run_id, metrics=metrics[first : first + METRICS_AT_ONCE])
 
         self._attempt(log)
 
