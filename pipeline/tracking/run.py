@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _BATCH: Final = 100  # parameters or tags per call, MLflow's limit
+_METRICS_AT_ONCE: Final = 1000  # numbers per call, MLflow's limit
 _LONGEST_PARAM: Final = 6000  # characters, MLflow's limit
 _DIGEST_LENGTH: Final = 36  # characters of a data set's digest, MLflow's limit
 _TERMINATED: Final = 128 + signal.SIGTERM
@@ -81,8 +82,8 @@ class Run:
 
             now_ms = int(time.time() * 1000)
             metrics = [Metric(name, float(value), now_ms, step or 0) for name, value in values.items()]
-            for first in range(0, len(metrics), METRICS_AT_ONCE):
-                client.log_batch(run_id, metrics=metrics[first : first + METRICS_AT_ONCE])
+            for first in range(0, len(metrics), _METRICS_AT_ONCE):
+                client.log_batch(run_id, metrics=metrics[first : first + _METRICS_AT_ONCE])
 
         self._attempt(log)
 
