@@ -333,7 +333,7 @@ def test_the_paper_preset_is_the_published_red_cnn():
         (
             "redcnn",
             {"model": {"architecture": "resnet"}},
-            "'resnet' is no model of the family restoration; it has redcnn, rednet, residual_cnn, cnn10",
+            "'resnet' is no model of the family restoration; it has redcnn, rednet, drunet, residual_cnn",
         ),
         ("vae", {"model": {"architecture": "redcnn"}}, "redcnn"),
         ("gan", {"model": {"architecture": "vae"}}, "'vae' is no model of the family gan"),
