@@ -97,13 +97,14 @@ RED_CNN_PAPER: Final = HUScale(zero_hu=-1024.0, unit_hu=4096.0)
 
 
 _REGIONS: Final = {
-    "spine": r"spine|lumbar|vertebra|sacrum|coccyx",
+    "spine": r"(?<!\bc)(?<!\bc[- ])(?<!cervical )spine|lumbar|vertebra|sacrum|coccyx",
     "chest": r"chest|thora|lung|heart|cardi|breast|mediast|esophag|clavicle",
     "abdomen": r"abd|liver|kidney|pancrea|spleen|stomach|bowel|colon",
     "pelvis": r"pelvi|hip|bladder|prostate|uterus|cervix|ovary|rectum",
-    "extremity": r"extremity|shoulder|elbow|wrist|hand|thigh|knee|ankle|foot|\barms?\b|\blegs?\b",
+    "extremity": r"extremity|shoulder|elbow|wrist|hand|thigh|knee|ankle|foot|\b(fore)?arms?\b|\blegs?\b"
+    r"|humerus|femur|tibia|fibula",
     "head": r"head|brain|skull|neuro|face|sinus|orbit|temporal|jaw|\bears?\b|\beyes?\b",
-    "neck": r"neck|thyroid|larynx",
+    "neck": r"neck|thyroid|larynx|\bc[- ]?spine|cervical spine",
 }
 """What BodyPartExamined says of each region: PS3.16 annex L and the words of public collections.
 

@@ -21,6 +21,7 @@ from pipeline.data.fingerprint import CaseStatistics, count_hu, write_statistics
 from pipeline.dose.flux import BODY, Flux
 from pipeline.dose.insertion import Acquisition, insert_noise
 from pipeline.errors import ConfigError, DataError
+from pipeline.manifest import file_sha256
 from pipeline.metrics.noise import global_noise_sd_hu
 from pipeline.models.baselines import baseline, gaussian
 from pipeline.projector import FanBeam, Kernel
@@ -30,8 +31,9 @@ from pipeline.stages.evaluation.restoration import made, pictures
 from pipeline.stages.evaluation.restoration.groups import in_turn, noise_peak_per_mm
 from pipeline.stages.evaluation.restoration.low_doses import Scan, Unusable, scans_of
 from pipeline.stages.evaluation.restoration.scenes import SceneNoise
+from pipeline.stages.evaluation.restoration.scores import worst_patient_bias
 from pipeline.stages.evaluation.restoration.texture import texture_rows
-from pipeline.stages.evaluation.restoration.verdicts import below_input_verdict
+from pipeline.stages.evaluation.restoration.verdicts import below_input_verdict, verdict
 from pipeline.stages.evaluation.restoration.whole_bar import whole_bar
 from tests.tiny_bundles import denoiser_bundle
 
@@ -353,6 +355,15 @@ def test_a_case_without_readable_noise_is_left_out_and_named(project, ingested, 
     assert read.origin == "read from the images"
 
 
+def test_a_case_that_baselines_cannot_be_tuned_on_is_named(project, ingested, tmp_path, monkeypatch):
+    silent = write_case(tmp_path, "silent", "b", "validation", np.zeros((2, SIDE, SIDE), np.float32))
+    test, validation = context.scored_cases(denoiser_bundle(), project.cases)
+    monkeypatch.setattr(evaluate, "scored_cases", lambda *_: (test[:1], (*validation, silent)))
+    left_out = evaluated(project)["tuning_cases_left_out"]
+    assert list(left_out) == ["silent"]
+    assert "its own noise cannot be read" in left_out["silent"]
+
+
 def test_where_no_case_is_readable_one_line_says_so(project, monkeypatch):
     def unreadable(case, **_):
         raise DataError(f"case {case.case_id}: its own noise cannot be read")
@@ -360,6 +371,36 @@ def test_where_no_case_is_readable_one_line_says_so(project, monkeypatch):
     monkeypatch.setattr("pipeline.stages.evaluation.restoration.low_doses.case_acquisition", unreadable)
     with pytest.raises(DataError, match="no validation case can be given a low dose: case b1"):
         evaluated(project)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_network_whose_output_is_not_finite_is_not_scored(project, monkeypatch, value):
+    def broken(self, seen_hu, noise_sd_hu):
+        return np.where(seen_hu[0] > seen_hu[0].max() - 1e-3, value, seen_hu[0])
+
+    monkeypatch.setattr(context.Denoiser, "restore", broken)
+    with pytest.raises(DataError, match=r"case a1, slice 1, dose 0\.25: 1 pixels of restored are not finite"):
+        evaluated(project)
+    assert not project.metrics("denoiser").exists()
+
+
+def test_a_gain_that_is_no_number_is_no_gain():
+    scores = {"input": {"psnr_db": math.inf}, "restored": {"psnr_db": math.inf, "gain_db": math.nan}}
+    assert verdict(scores, "full") == "NOT DECIDED: its gain over its input is no number (PSNR, full)"
+
+
+def test_scores_name_the_weights_and_the_settings_that_they_are_of(project):
+    metrics = evaluated(project)
+    assert metrics["model_hash"] == denoiser_bundle().model_hash
+    assert metrics["settings_sha256"] == file_sha256(project.config("evaluate"))
+
+
+def test_the_worst_patient_shows_a_bias_that_the_mean_hides():
+    rows = [("one", -3.0), ("two", 2.0), ("two", 3.0), ("three", 0.5)]
+    tissue = pd.DataFrame(
+        [{"tissue": "lung", "method": "restored", "patient": who, "bias_hu": hu} for who, hu in rows]
+    )
+    assert worst_patient_bias(tissue, "bias_hu") == {"lung": {"restored": -3.0}}
 
 
 def test_neighbours_are_refused(project):

@@ -14,6 +14,7 @@ from pipeline.hu import HUScale
 from pipeline.models import build_model
 from pipeline.objectives import DISCRIMINATOR
 from pipeline.stages.families import build_training
+from pipeline.stages.families.restoration.encoders import load_encoders
 from pipeline.stages.families.restoration.start import load_start
 from tests.ct_cases import write_cases
 from tests.tiny_bundles import denoiser_bundle, write_bundles
@@ -126,10 +127,26 @@ def test_a_left_out_source_must_not_come_in_by_the_weights(project):
     bundle = load_bundle(project / START)
     settings = RestorationSettings.model_validate({**SETTINGS, "leave_out": ["elsewhere"]})
     network, scale = build_model("redcnn", features=3), HUScale(0.0, 1000.0)
-    with pytest.raises(ConfigError, match=r"was trained on elsewhere, which leave_out names; start from"):
+    with pytest.raises(ConfigError, match=r"was trained on elsewhere, which leave_out names; name a"):
         load_start(network, settings, scale)
     save_bundle(project / START, replace(bundle, training={"left_out": ["elsewhere", "other"]}))
     assert load_start(network, settings, scale) == load_bundle(project / START).model_hash
+
+
+def test_nor_by_the_eye_of_a_loss(project):
+    _, segmenter = write_bundles(project / "tiny")
+    path, scale = segmenter.relative_to(project).as_posix(), HUScale(0.0, 1000.0)
+    features = [{"kind": "features", "encoder": path}]
+    settings = RestorationSettings.model_validate(
+        {**SETTINGS, "losses": features, "leave_out": ["elsewhere"]}
+    )
+    with pytest.raises(
+        ConfigError,
+        match=rf"^losses: the encoder {path} was trained on elsewhere, which leave_out names; name",
+    ):
+        load_encoders(settings, scale, torch.device("cpu"))
+    save_bundle(segmenter, replace(load_bundle(segmenter), training={"left_out": ["elsewhere"]}))
+    assert set(load_encoders(settings, scale, torch.device("cpu"))) == {path}
 
 
 def test_a_segmenter_is_no_start(project):

@@ -222,6 +222,20 @@ def test_sources_and_cases_that_cannot_be_told_apart_are_named(project, manifest
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("role", ["train", "test"])
+def test_a_patient_of_two_sources_is_refused_with_the_way_out(project, role):
+    (first,) = project.cases
+    project.list_cases("one", [first])
+    project.list_cases("two", [replace(first, case_id="c2")], role=role)
+    project.configure(manifests=("one", "two"))
+    with pytest.raises(DataError) as error:
+        ingest.run("tiny")
+    assert str(error.value) == (
+        f"patient p1 is in one (train) and in two ({role}); if they are different people, rename one "
+        "(patient_id), else list all cases of the patient in one manifest, with one role"
+    )
+
+
 def test_a_bad_case_of_one_source_names_its_manifest(project, capsys):
     empty_low_dose(project.add_case("c2"))
     first, second = project.cases

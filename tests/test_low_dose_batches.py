@@ -11,7 +11,13 @@ from torch.utils.data import DataLoader
 from pipeline.data import Case, write_volume
 from pipeline.data.batches import Part
 from pipeline.data.low_dose_batches import LowDoseBatches
-from pipeline.data.low_dose_slices import case_acquisition, low_dose_slice, visible_pixels
+from pipeline.data.low_dose_slices import (
+    AssumedScan,
+    case_acquisition,
+    low_dose_slice,
+    read_or_assumed,
+    visible_pixels,
+)
 from pipeline.dose.flux import BODY, Flux
 from pipeline.dose.insertion import Acquisition, insert_noise
 from pipeline.errors import ConfigError, DataError
@@ -267,6 +273,26 @@ def test_noise_that_cannot_be_read_is_an_error_with_a_way_out(tmp_path):
         LowDoseBatches([silent], **{**PLAIN, "photons_per_ray": None, "kernel_cutoff_per_mm": None})
     assert "\n" not in str(error.value)
     LowDoseBatches([silent], **PLAIN)
+
+
+def test_what_is_given_stands_where_the_rest_is_assumed(tmp_path):
+    silent, unreadable = write_case(tmp_path, 0, noisy=False), AssumedScan(1e6, 0.8)
+    device = torch.device("cpu")
+    read = {"photons_per_ray": None, "kernel_cutoff_per_mm": None, "unreadable": unreadable, "device": device}
+    scan, is_assumed = read_or_assumed(silent, **{**read, "photons_per_ray": PHOTONS})
+    assert (scan.flux.photons_per_ray, scan.kernel, is_assumed) == (PHOTONS, Kernel(0.8), True)
+    scan, is_assumed = read_or_assumed(silent, **{**read, "kernel_cutoff_per_mm": CUTOFF})
+    assert (scan.flux.photons_per_ray, scan.kernel, is_assumed) == (1e6, Kernel(CUTOFF), True)
+    scan, is_assumed = read_or_assumed(silent, **{**read, **GIVEN})
+    assert (scan.flux.photons_per_ray, scan.kernel, is_assumed) == (PHOTONS, Kernel(CUTOFF), False)
+
+
+def test_batches_tell_whose_scan_is_assumed(tmp_path):
+    told, silent = write_case(tmp_path, 0), write_case(tmp_path, 1, noisy=False)
+    read = {**PLAIN, "photons_per_ray": None, "kernel_cutoff_per_mm": None}
+    batches = LowDoseBatches([told, silent], **read, unreadable=AssumedScan(PHOTONS, CUTOFF))
+    assert batches.assumed == (silent,)
+    assert LowDoseBatches([told, silent], **PLAIN).assumed == ()
 
 
 def test_a_field_of_view_too_wide_for_a_fan_is_scanned_in_parallel(cases):

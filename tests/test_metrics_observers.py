@@ -156,7 +156,21 @@ def test_a_change_compares_the_same_realisations():
     assert scaled.verdict(before) == "kept"
 
 
-def test_the_verdict_needs_intervals_apart():
+def test_a_change_is_told_though_the_intervals_of_d_prime_overlap():
+    """The same noise in both: a little less signal is a sure loss, and a rounding error is none."""
+    signal = disc()
+    present, absent = classes(200, signal)
+    before, fainter, rounded = (
+        found(npw_scores(present - share * signal, absent, signal)) for share in (0, 0.1, 1e-6)
+    )
+    assert fainter.d_prime_interval[1] > before.d_prime_interval[0]
+    _, (low, high) = fainter.change_from(before)
+    assert low < high < 0
+    assert (fainter.verdict(before), before.verdict(fainter)) == ("lost", "gained")
+    assert rounded.verdict(before) == "kept"
+
+
+def test_intervals_apart_are_lost_and_gained():
     faint, clear = (found(npw_scores(*classes(200, disc(contrast_hu=c)), disc())) for c in (4.0, 9.0))
     assert (faint.verdict(clear), clear.verdict(faint)) == ("lost", "gained")
     assert faint.verdict(faint) == "kept"

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -155,6 +156,20 @@ def test_validation_tells_the_ssim_of_input_and_result():
     )
     expected = [ssim(image, normal, CONVENTIONS["redcnn"]) for image in (low + 10.0, low)]
     assert [score.details["ssim"], score.details["input_ssim"]] == pytest.approx(expected, abs=1e-5)
+
+
+def test_every_patient_weighs_the_same_however_many_slices_it_has():
+    """Offsets of 40 and 4 HU are 20 dB apart."""
+    normal = np.zeros((32, 32), np.int16)
+    near, far = (RestorationPair(normal + offset, normal) for offset in (-6, 30))  # then 4 and 40 HU off
+    pairs = [replace(near, patient="many")] * 3 + [replace(far, patient="one")]
+    networks = {"denoiser": AddTenHU()}
+    mean, best, worst = (
+        Restoration(WATER_CENTRED, some).validate(networks, bf16=False).value
+        for some in (pairs, pairs[:1], pairs[3:])
+    )
+    assert best - worst == pytest.approx(20, abs=1e-3)
+    assert mean == pytest.approx((best + worst) / 2, abs=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(2, 32, 32), (32, 30), (1, 1, 32, 32)])

@@ -81,13 +81,24 @@ def write_statistics(case: Case, statistics: CaseStatistics) -> None:
     _write(case.folder / STATISTICS, json.dumps(values))
 
 
+def read_statistics(case: Case) -> CaseStatistics:
+    """`statistics.json` of an ingested case.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    found = _read(case.folder / STATISTICS, {field.name for field in fields(CaseStatistics)})
+    counts = np.asarray(found["hu_counts"], np.int64)
+    return CaseStatistics(**{**found, "kernels": tuple(found["kernels"]), "hu_counts": counts})
+
+
 def read_fingerprint(cases: Sequence[Case]) -> dict[str, Any]:
     """The fingerprint of ingested cases, e.g. of those that a network is trained on; see `describe`.
 
     Raises:
         DataError: a case's `statistics.json` is missing or damaged.
     """
-    return describe([(case, _read_statistics(case.folder / STATISTICS)) for case in cases])
+    return describe([(case, read_statistics(case)) for case in cases])
 
 
 def write_fingerprint(folder: Path, sha256: str, roles: Mapping[str, Mapping[str, Any]]) -> None:
@@ -102,12 +113,6 @@ def data_digest(folder: Path) -> str:
         DataError: `fingerprint.json` is missing or damaged.
     """
     return str(_read(folder / FINGERPRINT, {"sha256", "roles"})["sha256"])
-
-
-def _read_statistics(path: Path) -> CaseStatistics:
-    found = _read(path, {field.name for field in fields(CaseStatistics)})
-    counts = np.asarray(found["hu_counts"], np.int64)
-    return CaseStatistics(**{**found, "kernels": tuple(found["kernels"]), "hu_counts": counts})
 
 
 def _read(path: Path, keys: Set[str]) -> dict[str, Any]:

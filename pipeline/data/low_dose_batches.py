@@ -15,7 +15,7 @@ from pipeline.data.batches import Batch, Part
 from pipeline.data.cases import Case
 from pipeline.data.low_dose_choices import Choices, Chooser
 from pipeline.data.low_dose_levels import LowDoseLevels, low_dose_levels
-from pipeline.data.low_dose_slices import AssumedScan, CaseNoise, case_acquisition
+from pipeline.data.low_dose_slices import AssumedScan, CaseNoise, read_or_assumed
 from pipeline.data.noise_textures import Texture, own_texture, varied_textures
 from pipeline.data.patch_batches import check_patch_fits, fits
 from pipeline.errors import ConfigError, DataError
@@ -66,7 +66,7 @@ class LowDoseBatches(Dataset[Batch]):
         dose_fractions: lowest and highest share of the normal dose, drawn evenly in their logarithm.
         photons_per_ray: at normal dose; None to read them from each case's own noise.
         kernel_cutoff_per_mm: where the kernel ends; None to read it from each case's own noise.
-        unreadable: to be assumed where a case's own noise cannot be read.
+        unreadable: to be assumed of what is not given, where a case's own noise cannot be read.
         zooms: magnifications that a sample may have, each as often.
         noise_levels: whether batches say `noise_sd_hu`: level of the sample's series at its dose and zoom, as
             inference finds it in a series (`low_dose_levels`).
@@ -76,6 +76,7 @@ class LowDoseBatches(Dataset[Batch]):
         progress: hands the cases on while they are read, one after the other.
 
     Attributes:
+        assumed: cases whose scan is `unreadable` in part or in whole.
         noise_sd_hu: lowest and highest level of the cases at these doses, zooms, kernels and contrasts; None
             where no case has enough soft tissue to tell.
 
@@ -128,10 +129,14 @@ class LowDoseBatches(Dataset[Batch]):
         )
         self._noise: list[CaseNoise] = []
         self._textures: list[tuple[Texture, ...]] = []
-        self._levels: list[LowDoseLevels | None] = []
+        self._levels: list[LowDoseLevels] = []  # of every case where `noise_levels`: else a case is refused
+        measured: list[LowDoseLevels | None] = []
         given = {"photons_per_ray": photons_per_ray, "kernel_cutoff_per_mm": kernel_cutoff_per_mm}
+        assumed: list[Case] = []
         for case in progress(cases):
-            scan = case_acquisition(case, unreadable=unreadable, device=device, **given)
+            scan, is_assumed = read_or_assumed(case, unreadable=unreadable, device=device, **given)
+            if is_assumed:
+                assumed.append(case)
             self._noise.append(CaseNoise(case, scan, side=self._window, device=device))
             self._textures.append(
                 varied_textures(scan.kernel, case.pixel_mm, zooms)
@@ -145,10 +150,13 @@ class LowDoseBatches(Dataset[Batch]):
             except DataError:
                 if noise_levels:
                     raise
-                levels = None
-            self._levels.append(levels)
+                measured.append(None)
+            else:
+                measured.append(levels)
+                self._levels.append(levels)
+        self.assumed = tuple(assumed)
         self._keep_where_it_fits(device)
-        self.noise_sd_hu = _range(self._levels, self._textures, tissue)
+        self.noise_sd_hu = _range(measured, self._textures, tissue)
         self._transform = patch_batches((_LOW_DOSE, _NORMAL_DOSE), patch_size, zooms, tissue)
         self._volumes = self._open()
 
@@ -209,11 +217,10 @@ class LowDoseBatches(Dataset[Batch]):
         doses, textures = chosen.doses.repeat(each).tolist(), chosen.textures.repeat(each).tolist()
         return torch.tensor(
             [
-                levels.at(dose, zoom, self._textures[case][texture].zoomed[zoom])
+                self._levels[case].at(dose, zoom, self._textures[case][texture].zoomed[zoom])
                 for case, dose, texture, zoom in zip(
                     cases, doses, textures, chosen.zooms.tolist(), strict=True
                 )
-                if (levels := self._levels[case]) is not None
             ]
         )
 

@@ -12,9 +12,10 @@ import torch
 
 from pipeline.data.cases import Case
 from pipeline.data.low_dose_slices import normal_dose_hu, visible_pixels
-from pipeline.data.noise_levels import measured_noise_sd_hu, slices_looked_at
+from pipeline.data.noise_levels import measured_noise_sd_hu
 from pipeline.dose.insertion import Acquisition
 from pipeline.dose.realisations import NoiseRealisations
+from pipeline.metrics.noise import slices_looked_at
 
 _DOSES: Final = 3
 _SIDE: Final = 64

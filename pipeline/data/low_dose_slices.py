@@ -45,7 +45,6 @@ def case_acquisition(
     *,
     photons_per_ray: float | None,
     kernel_cutoff_per_mm: float | None,
-    unreadable: AssumedScan | None = None,
     device: torch.device,
 ) -> Acquisition:
     """The scan behind a case's normal dose.
@@ -55,11 +54,10 @@ def case_acquisition(
         photons_per_ray: at normal dose, on the central ray without a patient; None to read them from the
             images' own noise.
         kernel_cutoff_per_mm: where the kernel ends; None to read it.
-        unreadable: to be assumed where what is to be read cannot be.
         device: where to compute.
 
     Raises:
-        DataError: what is to be read cannot be, and nothing is to be assumed.
+        DataError: what is to be read cannot be.
     """
     shown = torch.stack(
         [
@@ -80,14 +78,42 @@ def case_acquisition(
             device=device,
         )
     except DataError as hidden:
-        if unreadable is not None:
-            return case_acquisition(case, **asdict(unreadable), device=device)
         reason = str(hidden).split("; give ")[0]
         raise DataError(
             f"case {case.case_id}: its own noise cannot be read ({reason}); say what to assume in "
             "low_dose.unreadable, set low_dose.photons_per_ray and low_dose.kernel_cutoff_per_mm for all, or "
             "leave the case out"
         ) from None
+
+
+def read_or_assumed(
+    case: Case,
+    *,
+    photons_per_ray: float | None,
+    kernel_cutoff_per_mm: float | None,
+    unreadable: AssumedScan | None,
+    device: torch.device,
+) -> tuple[Acquisition, bool]:
+    """The scan behind a case's normal dose, and whether any of it is assumed.
+
+    Args:
+        case: see `case_acquisition`.
+        photons_per_ray: see there.
+        kernel_cutoff_per_mm: see there.
+        unreadable: to be assumed of what is not given, where it cannot be read; None to assume nothing.
+        device: where to compute.
+
+    Raises:
+        DataError: what is to be read cannot be, and nothing is to be assumed.
+    """
+    given = {"photons_per_ray": photons_per_ray, "kernel_cutoff_per_mm": kernel_cutoff_per_mm}
+    try:
+        return case_acquisition(case, **given, device=device), False
+    except DataError:
+        if unreadable is None:
+            raise
+    told = {name: value for name, value in given.items() if value is not None}
+    return case_acquisition(case, **(asdict(unreadable) | told), device=device), True
 
 
 def low_dose_slice(

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.data.cases import Case
 from pipeline.errors import DataError
-from pipeline.metrics.noise import SLICES_LOOKED_AT, global_noise_sd_hu
+from pipeline.metrics.noise import global_noise_sd_hu, slices_looked_at
 from pipeline.transforms import resample_image
 
 
@@ -24,11 +24,6 @@ def low_dose_noise_sd_hu(case: Case, zoom: float = 1.0) -> float:
     """
     volume = case.low_dose()
     return measured_noise_sd_hu(case, volume[slices_looked_at(len(volume))], zoom, "low dose")
-
-
-def slices_looked_at(slices: int) -> npt.NDArray[np.int64]:
-    """The slices of a series that its noise is measured in, evenly spread."""
-    return np.unique(np.linspace(0, slices - 1, SLICES_LOOKED_AT).round().astype(np.int64))
 
 
 def measured_noise_sd_hu(

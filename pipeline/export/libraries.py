@@ -17,11 +17,20 @@ def installed(*names: str) -> bool:
     return all(find_spec(name) is not None for name in names)
 
 
+def loads(name: str) -> bool:
+    """Whether an optional library can be imported: one that is installed may miss what it links to."""
+    try:
+        _library(name)
+    except ConfigError:
+        return False
+    return True
+
+
 def openvino_library() -> Any:
     """The module `openvino`.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: it is not installed, or does not load.
     """
     return _library("openvino")
 
@@ -30,7 +39,7 @@ def nncf_library() -> Any:
     """The module `nncf`, which says nothing but errors.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: it is not installed, or does not load.
     """
     nncf = _library("nncf")
     nncf.set_log_level(logging.ERROR)
@@ -41,7 +50,7 @@ def check_onnx() -> None:
     """See that torch can write ONNX.
 
     Raises:
-        ConfigError: a library for it is not installed.
+        ConfigError: a library for it is not installed, or does not load.
     """
     for name in ("onnx", "onnxscript"):
         _library(name)
@@ -61,8 +70,14 @@ def _library(name: str) -> Any:
     _stay_off_the_net()
     try:
         return importlib.import_module(name)
-    except ImportError:
-        raise ConfigError(f'{name} is not installed: pip install "ldct-pipeline[openvino]"') from None
+    except (ImportError, OSError) as failure:
+        if isinstance(failure, ModuleNotFoundError) and failure.name == name:
+            raise ConfigError(f'{name} is not installed: pip install "ldct-pipeline[openvino]"') from None
+        reason = next(iter(str(failure).splitlines()), type(failure).__name__)[:200]
+        raise ConfigError(
+            f'{name} is installed and does not load: {reason}; use --engine torch, or install it again '
+            'with pip install "ldct-pipeline[openvino]"'
+        ) from failure
 
 
 def _stay_off_the_net() -> None:

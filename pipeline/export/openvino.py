@@ -65,7 +65,7 @@ class OpenVINONetwork(nn.Module):
             (N, 1, H, W) float32, whatever the precision: the input skip and its sum are float32.
 
         Raises:
-            ConfigError: this CPU does not compute in the precision asked for.
+            ConfigError: this CPU does not compute in the precision asked for, or the graph does not compile.
         """
         compiled = self._compiled_for(tuple(image.shape))
         restored = compiled(image.detach().contiguous().numpy(), share_inputs=True)[0]
@@ -88,16 +88,21 @@ class OpenVINONetwork(nn.Module):
         fixed = self._model.clone()
         fixed.reshape(list(shape))
         hint = _HINTS[beside_int8() if self.precision == "int8" else self.precision]
-        compiled = self._core.compile_model(
-            fixed,
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": hint,
-                "INFERENCE_NUM_THREADS": self._threads,
-                "NUM_STREAMS": 1,
-                "PERFORMANCE_HINT": "LATENCY",
-            },
-        )
+        settings = {
+            "INFERENCE_PRECISION_HINT": hint,
+            "INFERENCE_NUM_THREADS": self._threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,  # two runs on one machine would share the same cores
+        }
+        try:
+            compiled = self._core.compile_model(fixed, "CPU", settings)
+        except RuntimeError as refused:
+            reason = next(iter(str(refused).strip().splitlines()), "no reason given")[:200]
+            raise ConfigError(
+                f"precision {self.precision}: OpenVINO cannot compile the network for this CPU ({reason}); "
+                "use --engine torch or another --precision"
+            ) from refused
         taken = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if taken != hint:
             raise ConfigError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from pipeline.export import (
     beside_int8,
     compare,
     installed,
+    loads,
     nncf_version,
     openvino_module,
     openvino_version,
@@ -28,14 +29,18 @@ Precision = Literal["fp32", "bf16", "int8"]
 EngineChoice = Literal["auto", "torch", "openvino"]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "int8"]
 
+_INSTRUCTIONS: Final = {"avx512_bf16": "BF16", "avx512_vnni": "VNNI", "amx_tile": "AMX"}
+"""Those that round and sum otherwise than plain AVX does, as `torch.cpu.get_capabilities` calls them."""
+
 
 def choose_engine(
     engine: EngineChoice, precision: PrecisionChoice, *, bundle: Bundle, device: torch.device
 ) -> tuple[Engine, Precision]:
     """The engine and precision of one network.
 
-    `auto` takes OpenVINO where it is installed and the network runs on a CPU, else torch; and bfloat16 where
-    the hardware has it and the bundle was trained in it, never anything coarser: int8 has to be asked for.
+    `auto` takes OpenVINO where it is installed, loads and the network runs on a CPU, else torch; and bfloat16
+    where the hardware has it and the bundle was trained in it, never anything coarser: int8 has to be asked
+    for. bfloat16 that is named on a CPU without it is torch's, which emulates it.
     Segmenters run in torch, whatever is asked, and in their automatic precision where int8 is. A denoiser
     without an input skip runs in OpenVINO in float32 only: its last layer makes the image itself, which torch
     keeps in float32 and OpenVINO would round to steps of up to 8 HU.
@@ -58,8 +63,10 @@ def choose_engine(
         return engine, chosen
     if chosen == "int8":
         return "openvino", chosen
-    fits = device.type == "cpu" and installed("openvino") and (chosen == "fp32" or adds_its_input(bundle))
-    return ("openvino" if fits else "torch"), chosen
+    fits = device.type == "cpu" and (
+        chosen == "fp32" or (adds_its_input(bundle) and preferred_precision(device) == "bf16")
+    )
+    return ("openvino" if fits and installed("openvino") and loads("openvino") else "torch"), chosen
 
 
 def in_openvino(bundle: Bundle, precision: Precision) -> nn.Module:
@@ -67,8 +74,9 @@ def in_openvino(bundle: Bundle, precision: Precision) -> nn.Module:
 
     Raises:
         BundleError: the weights do not fit the architecture.
-        ConfigError: the bundle is no denoiser's, a library is missing, the conversion does not give what
-            torch gives, or int8 is too far from that (`export.agreement`).
+        ConfigError: the bundle is no denoiser's, a library is missing or does not load, this CPU does not
+            compute in the precision, the conversion does not give what torch gives, or int8 is too far from
+            that (`export.agreement`).
     """
     if bundle.scale is None:
         raise ConfigError(f"bundle {bundle.name}: holds a {bundle.kind}; OpenVINO computes denoisers only")
@@ -79,6 +87,7 @@ def in_openvino(bundle: Bundle, precision: Precision) -> nn.Module:
         judged, images = network, [_middle(image) for image in calibration]
     else:  # in float32, where any difference is a fault: what bfloat16 rounds away depends on the network
         judged, images = network.in_precision("fp32"), [ramp_input(module, bundle.scale)]
+        network(images[0])  # a CPU that cannot compute so says it now, not at the first series
     agreement = compare(module, judged, images, unit_hu=bundle.scale.unit_hu)
     if not agreement.within(judged.precision):
         raise ConfigError(
@@ -89,11 +98,27 @@ def in_openvino(bundle: Bundle, precision: Precision) -> nn.Module:
 
 
 def engine_in_words(engine: Engine, precision: Precision, device: torch.device) -> str:
-    """What computes, as far as it may change the last bits, e.g. `torch 2.13.0+cpu on cpu in fp32`."""
+    """What computes, as far as it may change the last bits, e.g. `torch 2.13.0+cpu on cpu in fp32`.
+
+    Below float32 the CPU's instructions decide how is rounded and summed: `on cpu (AVX512 BF16 VNNI AMX)`.
+    """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    if device.type == "cpu" and precision != "fp32":
+        name = f"{name} ({_instructions()})"
     version = torch.__version__ if engine == "torch" else openvino_version()
     beside = f" and {beside_int8()}, by nncf {nncf_version()} on phantoms" if precision == "int8" else ""
     return f"{engine} {version} on {name} in {precision}{beside}"
+
+
+def _instructions() -> str:
+    """What this CPU computes bfloat16 and int8 with, e.g. `AVX512 BF16 VNNI AMX`."""
+    flags = torch.cpu.get_capabilities()
+    return " ".join(
+        [
+            torch.backends.cpu.get_cpu_capability(),
+            *(word for flag, word in _INSTRUCTIONS.items() if flags.get(flag)),
+        ]
+    )
 
 
 def _middle(image: Tensor) -> Tensor:

@@ -66,13 +66,13 @@ def secret_path(environment: Mapping[str, str], *, root: Path, apart_from: Seque
 
     Args:
         environment: of the process.
-        root: the project's folder, or the current one; a project has a `dvc.yaml`.
+        root: the project's folder, or the current one; see `tracking.store.is_project`.
         apart_from: folders that get handed on.
 
     Raises:
         DataError: that is inside one of the folders `apart_from`.
     """
-    in_project = environment.get("DVC_ROOT") or (root / "dvc.yaml").is_file()
+    in_project = environment.get("DVC_ROOT") or is_project(root)
     secret = (root / _IN_PROJECT if in_project else _state_home(environment) / "ldct").resolve() / "secret"
     for folder in apart_from:
         if secret.is_relative_to(folder.resolve()):

@@ -152,6 +152,7 @@ class Restoration:
                 settings["noise SD HU"] = noise_sd_hu
             if network is not self.denoiser:
                 settings["denoiser"] = self.denoiser.bundle.model_hash
+                settings["denoiser engine"] = self.denoiser.engine
         return Derivation(
             model_name=network.bundle.name,
             model_version=network.bundle.model_hash[:12],

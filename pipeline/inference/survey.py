@@ -13,10 +13,10 @@ import numpy.typing as npt
 from pipeline.dicom import CTSlice, SeriesEntry, read_slices
 from pipeline.dicom.elements import number_of
 from pipeline.dicom.headers import kernel_of
+from pipeline.metrics.noise import slices_looked_at
 
 METAL_HU: Final = 2500.0
 """Above all bone; the enamel of teeth alone reaches as far, and dense barium."""
-_SAMPLE_SLICES: Final = 8
 
 Visible = npt.NDArray[np.bool_]
 _Value = TypeVar("_Value")
@@ -59,7 +59,7 @@ def not_padding(one: CTSlice) -> Visible:
 
 
 def survey_series(entry: SeriesEntry, visible: Callable[[CTSlice], Visible] = not_padding) -> Survey:
-    """Read every slice once, keep a sample of at most 8.
+    """Read every slice once, keep those that the noise is measured in (`slices_looked_at`).
 
     Args:
         entry: the series.
@@ -68,9 +68,7 @@ def survey_series(entry: SeriesEntry, visible: Callable[[CTSlice], Visible] = no
     Raises:
         SeriesError: a slice cannot be read.
     """
-    count = len(entry.files)
-    spread = np.linspace(0, count - 1, min(count, _SAMPLE_SLICES)).round().astype(int)
-    indices = tuple(int(index) for index in np.unique(spread))
+    indices = tuple(slices_looked_at(len(entry.files)).tolist())
     seen = np.zeros((entry.rows, entry.columns), np.bool_)
     pixel_digests: list[str] = []
     content_digests: list[str] = []

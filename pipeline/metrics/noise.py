@@ -12,9 +12,17 @@ from pipeline.hu import HUWindow
 
 SOFT_TISSUE = HUWindow(low=-300.0, high=100.0)
 REGION_PIXELS = 9
-SLICES_LOOKED_AT = 16
+SLICES_LOOKED_AT = 8
 _BIN_HU = 0.25
 _FEWEST_REGIONS = 1000
+
+
+def slices_looked_at(slices: int) -> npt.NDArray[np.int64]:
+    """Indices of the slices of a series that its noise is measured in: at most 8, evenly spread.
+
+    Training, evaluation and `ldct predict` look at the same, so that a network is told one level.
+    """
+    return np.unique(np.linspace(0, slices - 1, SLICES_LOOKED_AT).round().astype(np.int64))
 
 
 def global_noise_sd_hu(source_hu: npt.NDArray[Any], hu: npt.NDArray[Any]) -> float | None:
@@ -31,8 +39,7 @@ def global_noise_sd_hu(source_hu: npt.NDArray[Any], hu: npt.NDArray[Any]) -> flo
     Returns:
         Standard deviation in HU; None when there is too little soft tissue.
     """
-    slices = np.unique(np.linspace(0, len(hu) - 1, SLICES_LOOKED_AT).round().astype(int))
-    deviations = [_soft_tissue_deviations(source_hu[index], hu[index]) for index in slices]
+    deviations = [_soft_tissue_deviations(source_hu[index], hu[index]) for index in slices_looked_at(len(hu))]
     found = np.concatenate(deviations)
     if found.size < _FEWEST_REGIONS:
         return None

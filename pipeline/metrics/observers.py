@@ -33,6 +33,9 @@ _DOG_RATIO: Final = 1.4
 _DOG_WIDTH: Final = 1.67
 """Dense difference-of-Gaussian channels as Abbey and Barrett 2001 set them (doi:10.1364/JOSAA.18.000473)."""
 
+_ROUNDING: Final = 1e-4
+"""Of d': HU to network units and back move it by less; an unchanged image is neither lost nor gained."""
+
 _RIDGE: Final = 1e-10
 """Of a correlation matrix: decides nothing but directions without noise."""
 
@@ -78,10 +81,14 @@ class Detectability:
         return self.d_prime - before.d_prime, _interval(changes)
 
     def verdict(self, before: Detectability) -> Literal["lost", "kept", "gained"]:
-        """`lost` or `gained` only where the intervals of d' do not overlap."""
-        if self.d_prime_interval[1] < before.d_prime_interval[0]:
+        """`lost` or `gained` where the interval of the change excludes 0; conditions as in `change_from`.
+
+        The intervals of the two d' may well overlap then: what the noise does to both is no difference.
+        """
+        _, (low, high) = self.change_from(before)
+        if high < -_ROUNDING:
             return "lost"
-        return "gained" if self.d_prime_interval[0] > before.d_prime_interval[1] else "kept"
+        return "gained" if low > _ROUNDING else "kept"
 
 
 def estimate_detectability(scenes: Sequence[Scores], generator: np.random.Generator) -> Detectability:

@@ -37,6 +37,7 @@ class RestorationPair:
             alone and becomes (1, H, W).
         normal_dose: (H, W) HU.
         noise_sd_hu: SD of the degraded slice's noise, for networks with a noise map.
+        patient: pseudonym; slices of the same one are averaged first.
 
     Raises:
         ValueError: the two do not fit together.
@@ -45,6 +46,7 @@ class RestorationPair:
     degraded: npt.NDArray[np.int16 | np.float32]
     normal_dose: npt.NDArray[np.int16]
     noise_sd_hu: float | None = None
+    patient: str = ""
 
     def __post_init__(self) -> None:
         if self.degraded.ndim == 2:
@@ -69,18 +71,20 @@ class RestorationPair:
         *,
         pixel_mm: float,
         generator: torch.Generator,
+        patient: str = "",
     ) -> RestorationPair:
         """Degrade a slice (H, W) on the CPU (and with its generator): the same wherever the training runs."""
         image = torch.from_numpy(normal_dose.astype(np.float32))[None, None]
         made = degrade(image, degradation, pixel_mm=torch.tensor([pixel_mm]), generator=generator)
-        return cls(made.hu[0].numpy(), normal_dose)
+        return cls(made.hu[0].numpy(), normal_dose, patient=patient)
 
 
 class Restoration:
     """Weighted sum of losses on the network scale between the restored and the normal-dose patch.
 
     Whether the network draws the image or a correction of its input is the network's business (`residual`).
-    Validation is PSNR under the convention `redcnn`, against the normal dose, averaged over whole slices.
+    Validation is PSNR under the convention `redcnn`, against the normal dose, of whole slices, averaged over
+    each patient's slices and then over patients: one with few slices counts as much as one with many.
     Where the input is made from the normal dose, the convention goes on with how: such scores compare with no
     others.
 
@@ -210,9 +214,16 @@ class Restoration:
 
 
 def _mean_scores(images: Sequence[npt.NDArray[Any]], pairs: Sequence[RestorationPair]) -> tuple[float, float]:
-    """PSNR in dB and SSIM, averaged over the slices."""
+    """PSNR in dB and SSIM: the mean over patients of the mean over each one's slices."""
     convention = CONVENTIONS[CONVENTION]
     both = [(image, pair.normal_dose) for image, pair in zip(images, pairs, strict=True)]
     decibels = [psnr(image, normal_dose, convention) for image, normal_dose in both]
     similarities = [ssim(image, normal_dose, convention) for image, normal_dose in both]
-    return float(np.mean(decibels)), float(np.mean(similarities))
+    return _mean_over_patients(decibels, pairs), _mean_over_patients(similarities, pairs)
+
+
+def _mean_over_patients(scores: Sequence[float], pairs: Sequence[RestorationPair]) -> float:
+    of_patient: dict[str, list[float]] = {}
+    for score, pair in zip(scores, pairs, strict=True):
+        of_patient.setdefault(pair.patient, []).append(score)
+    return float(np.mean([np.mean(some) for some in of_patient.values()]))

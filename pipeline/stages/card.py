@@ -34,7 +34,7 @@ from pipeline.report.card import (
     summary,
     worst_of_each_dose,
 )
-from pipeline.stages.evaluation.restoration.verdicts import PROMISED_UP_TO
+from pipeline.stages.evaluation.restoration.verdicts import PROMISED_UP_TO, ROUNDING_DB
 from pipeline.weights import Variant, shipped
 
 PLAIN: Final = "denoiser"
@@ -103,6 +103,8 @@ def _card(layout: Layout) -> Card:
         dose_fractions=sorted(settings.low_dose.dose_fractions, reverse=True),
         conventions=settings.conventions,
         promised_up_to=PROMISED_UP_TO,
+        rounding_db=ROUNDING_DB,
+        settings_sha256=file_sha256(layout.config("evaluate")),
         slices_per_case=evaluation.slices_per_case,
         kernel_pairs=_read_json(layout.metrics("kernel_pairs")),
         why=_note("why"),

@@ -61,7 +61,7 @@ def _evaluate(name: str, bundle: Bundle, layout: Layout, context: Context) -> Me
         denoiser = load_bundle(layout.bundle(context.settings.task.denoiser), "denoiser")
         return evaluate_task(bundle, denoiser, load_labels(), context)
     if bundle.kind == "denoiser" and context.settings.restoration.low_dose is not None:
-        return evaluate_made(bundle, context)
+        return {**_scored(bundle, layout.config("evaluate")), **evaluate_made(bundle, context)}
     if bundle.kind == "denoiser":
         return evaluate_stored(bundle, context)
     if bundle.kind == "segmenter":
@@ -69,6 +69,12 @@ def _evaluate(name: str, bundle: Bundle, layout: Layout, context: Context) -> Me
     if bundle.kind == "vae":
         return evaluate_vae(bundle, context)
     return evaluate_gan(bundle, context)
+
+
+def _scored(bundle: Bundle, config: Path) -> Metrics:
+    """What the scores are of: the card tells by it whether they are of these weights and settings."""
+    settings = provenance_tags("evaluate", config, bundle.data_digest)["config.sha256"]
+    return {"model_hash": bundle.model_hash, "settings_sha256": settings}
 
 
 def _remarks(metrics: Metrics, config: Path) -> Iterator[str]:

@@ -23,8 +23,12 @@ from pipeline.models.apply import neighbours_of, takes_noise_map
 
 _MOST_SLICES: Final = 16
 """Of a folder: half to calibrate int8, half to compare on."""
+_FEWEST_SLICES: Final = 2
+"""For int8: what it is calibrated on says nothing of how close it is elsewhere."""
 _PHANTOM_PIXELS: Final = 256
-"""Side of the phantom slices that an export is compared on; int8 is calibrated on others."""
+"""Side of the phantom slices that an export is compared on."""
+_PHANTOM_SEED: Final = 61
+"""Of their patients and noise, which are not those that int8 is calibrated on."""
 _TREATED: Final = frozenset({Verdict.DONE, Verdict.SLICEWISE})
 
 
@@ -42,18 +46,23 @@ def run(bundle: Path, target: Path, *, precision: str = "fp32", calibrate: Path 
         BundleError: the bundle is missing or no denoiser's.
         ConfigError: the ending or the precision is none of those, a library is missing, or the file is too
             far from torch; then none is left.
-        DataError: `calibrate` holds no slice that the denoiser takes.
+        DataError: `calibrate` holds no slice that the denoiser takes, or for int8 one only.
     """
     chosen = _precision(target, precision)
     denoiser = load_bundle(bundle, "denoiser")
     model, scale = denoiser.model(), cast(HUScale, denoiser.scale)  # a denoiser's bundle has one
     if calibrate is None:
         calibration = phantom_inputs(model, scale) if chosen == "int8" else ()
-        check_on = phantom_inputs(model, scale, pixels=_PHANTOM_PIXELS)
+        check_on = phantom_inputs(model, scale, pixels=_PHANTOM_PIXELS, seed=_PHANTOM_SEED)
         source = "phantom slices"
     else:
         slices = _slices(calibrate, model, scale)
-        calibration, check_on = slices[1::2] or slices, slices[::2]
+        if chosen == "int8" and len(slices) < _FEWEST_SLICES:
+            raise DataError(
+                f"{calibrate}: one slice only, and int8 needs one to calibrate on and another to compare; "
+                "name a folder with more, or leave --calibrate out"
+            )
+        calibration, check_on = slices[1::2], slices[::2]
         source = f"slices of {calibrate}"
     if target.suffix == ".onnx":
         agreement = export_onnx(denoiser, target, check_on=check_on)
@@ -76,18 +85,31 @@ def _precision(target: Path, precision: str) -> Precision:
 
 
 def _slices(folder: Path, model: nn.Module, scale: HUScale) -> tuple[Tensor, ...]:
-    """Up to 16 inputs, evenly over the series of a folder and over the slices of each."""
+    """Up to 16 inputs, evenly over the series of a folder, each of which has one first, and over its slices."""
     check_is_folder(folder)
     usable = [entry for entry in discover(folder).series if _is_usable(entry, model)]
     series = [usable[index] for index in _spread(len(usable), _MOST_SLICES)]
+    counts = _shares([len(entry.files) for entry in series])
     inputs = [
-        image for entry in series for image in _inputs(entry, -(-_MOST_SLICES // len(series)), model, scale)
+        image
+        for entry, count in zip(series, counts, strict=True)
+        for image in _inputs(entry, count, model, scale)
     ]
     if not inputs:
         raise DataError(
             f"{folder}: no CT slice here that this denoiser takes; ldct inspect {folder} says more"
         )
-    return tuple(inputs[:_MOST_SLICES])
+    return tuple(inputs)
+
+
+def _shares(lengths: Sequence[int]) -> list[int]:
+    """How many of 16 slices each of up to 16 series gives: one of each, then one more, as long as it has any."""
+    counts = [0] * len(lengths)
+    for _ in range(_MOST_SLICES):
+        unspent = [index for index, length in enumerate(lengths) if counts[index] < length]
+        if unspent:
+            counts[min(unspent, key=counts.__getitem__)] += 1
+    return counts
 
 
 def _is_usable(entry: SeriesEntry, model: nn.Module) -> bool:
@@ -115,5 +137,6 @@ def _between_neighbours(entry: SeriesEntry, position: int, reach: int) -> npt.ND
 
 
 def _spread(length: int, count: int) -> Sequence[int]:
-    """At most `count` positions of `length`, from the first to the last."""
-    return [int(index) for index in np.unique(np.linspace(0, length - 1, min(length, count)).round())]
+    """At most `count` positions of `length`, each in the middle of its share: the ends of a scan tell least."""
+    count = min(length, count)
+    return [(2 * index + 1) * length // (2 * count) for index in range(count)]

@@ -61,7 +61,8 @@ def run(preset: str) -> None:
     Raises:
         ConfigError: a setting is unknown or invalid, or names an environment variable that is not set; two
             sources have one name; or the label table is invalid.
-        DataError: a manifest or split is invalid, two sources list one case id, or a case cannot be used.
+        DataError: a manifest or split is invalid, two sources list one case id or one patient, or a case
+            cannot be used.
     """
     layout = Layout(preset)
     config = layout.config("ingest")
@@ -100,6 +101,7 @@ def _jobs(config: Path, sources: Sequence[SourceSettings]) -> list[Job]:
         roles = read_split(source.manifest, source.split, cases)
         jobs += [Job(source, case, roles[case.case_id], root, mask_values, colours) for case in cases]
     _check_case_ids(jobs)
+    _check_patients(jobs)
     return jobs
 
 
@@ -123,6 +125,20 @@ def _check_case_ids(jobs: Sequence[Job]) -> None:
             raise DataError(
                 f"case {job.listed.case_id} is in {other.source.manifest} and in {job.source.manifest}; "
                 "give it another case_id in one of them"
+            )
+
+
+def _check_patients(jobs: Sequence[Job]) -> None:
+    """Within a manifest a patient has one role already (`read_split`)."""
+    first: dict[str, Job] = {}
+    for job in jobs:
+        patient = job.listed.patient_id
+        other = first.setdefault(patient, job)
+        if other.source is not job.source:
+            raise DataError(
+                f"patient {patient} is in {other.source.manifest} ({other.role}) and in "
+                f"{job.source.manifest} ({job.role}); if they are different people, rename one (patient_id), "
+                "else list all cases of the patient in one manifest, with one role"
             )
 
 

@@ -24,7 +24,7 @@ from pipeline.inference.pseudonyms import Pseudonyms, load_secret, secret_path
 from pipeline.inference.restoration import Restoration
 from pipeline.inference.terminal import Terminal
 from pipeline.models.precision import preferred_device
-from pipeline.weights import shipped
+from pipeline.weights import VARIANTS, shipped
 
 _RANGES = {
     "strength": "a number from 0 (no change) to 1 (all of the correction)",
@@ -126,7 +126,8 @@ def _settings(path: Path | None, given: dict[str, Any]) -> PredictSettings:
 def _bundles(denoiser: Path | None, segmenter: Path | None, texture: bool | None) -> _Bundles:
     """Those named; where none is, the champions, and for want of one the shipped denoiser.
 
-    A champion of the preset `smoke`, a few steps on tiny data, does not go before a shipped denoiser.
+    A champion of the preset `smoke`, a few steps on tiny data, goes neither before a shipped denoiser nor
+    beside one.
 
     Raises:
         ConfigError: `texture` is given, and another denoiser than a shipped one is taken.
@@ -136,14 +137,15 @@ def _bundles(denoiser: Path | None, segmenter: Path | None, texture: bool | None
         _check_shipped_is_meant(texture, "a network is named; leave one of the two options out")
         return _Bundles(denoiser, segmenter)
     ours = shipped("texture" if texture else "plain")
-    champion = tracking.champion("denoiser", smoke=ours is None)
-    segmenter = tracking.champion("segmenter")
+    none_ships = all(shipped(variant) is None for variant in VARIANTS)
+    champion = tracking.champion("denoiser", smoke=none_ships)
+    segmenter = tracking.champion("segmenter", smoke=none_ships)
     if champion is not None:
         way_out = "leave the option out" if ours is None else f"to take the shipped one name {ours}"
         _check_shipped_is_meant(texture, f"the registry's champion goes first; {way_out}")
         return _Bundles(champion, segmenter)
     if ours is None and texture is not None:
-        raise BundleError("this copy of ldct-pipeline came without its denoisers; name one with --denoiser")
+        raise BundleError(_about_missing(texture, none_ships))
     if ours is None and segmenter is None:
         raise BundleError(
             "no trained model yet: run `make repro`, or name one with --denoiser or --segmenter"
@@ -157,6 +159,20 @@ def _check_shipped_is_meant(texture: bool | None, otherwise: str) -> None:
         raise ConfigError(f"{option} chooses between the shipped denoisers, and {otherwise}")
 
 
+def _about_missing(texture: bool, none_ships: bool) -> str:
+    if none_ships:
+        return "this copy of ldct-pipeline came without its denoisers; name one with --denoiser"
+    missing, option, other = (
+        ("that keeps the noise texture", "--texture", "--no-texture")
+        if texture
+        else ("of the lowest error", "--no-texture", "--texture")
+    )
+    return (
+        f"{option}: this copy of ldct-pipeline came without the denoiser {missing}; use {other}, which it "
+        "has, or name one with --denoiser"
+    )
+
+
 def _about_shipped(denoiser: Network, path: Path | None) -> str:
     name, model_hash = denoiser.bundle.name, denoiser.bundle.model_hash
     return f"denoiser {name} {model_hash[:12]}, shipped with ldct-pipeline {__version__} in {path}"
@@ -164,6 +180,8 @@ def _about_shipped(denoiser: Network, path: Path | None) -> str:
 
 def _restoration(bundles: _Bundles, chosen: PredictSettings) -> Restoration:
     denoiser, segmenter = bundles.denoiser, bundles.segmenter
+    if denoiser is None:
+        _check_engine_has_a_denoiser(chosen)
     return Restoration(
         denoiser=None if denoiser is None else _network(denoiser, "denoiser", chosen),
         segmenter=None if segmenter is None else _network(segmenter, "segmenter", chosen),
@@ -172,6 +190,15 @@ def _restoration(bundles: _Bundles, chosen: PredictSettings) -> Restoration:
         on_unfamiliar=chosen.on_unfamiliar,
         nifti=chosen.nifti,
     )
+
+
+def _check_engine_has_a_denoiser(chosen: PredictSettings) -> None:
+    if chosen.engine == "openvino" or chosen.precision == "int8":
+        asked = "--engine openvino" if chosen.engine == "openvino" else "--precision int8"
+        raise ConfigError(
+            f"{asked}: OpenVINO computes denoisers only, and this run has none; name one with --denoiser, "
+            "or leave the option out: segmenters run in torch"
+        )
 
 
 def _network(path: Path, kind: str, chosen: PredictSettings) -> Network:

@@ -44,8 +44,13 @@ def tracking_is_off() -> bool:
     return os.environ.get("LDCT_TRACKING", "").lower() == "off"
 
 
+def is_project(folder: Path) -> bool:
+    """Whether a folder holds a project's dvc.yaml: beside code it is a pipeline file of the package's own."""
+    return (folder / "dvc.yaml").is_file() and not (folder / "__init__.py").exists()
+
+
 def project_root() -> Path:
-    """The project's folder: DVC's, else the nearest parent with a dvc.yaml, else the working directory.
+    """The project's folder: DVC's, else the nearest parent that `is_project`, else the working directory.
 
     `dvc exp run --temp` works in a copy under `.dvc/tmp/exps/` that is deleted afterwards; what must
     outlive it belongs into the project itself, so that is what is returned.
@@ -56,7 +61,7 @@ def project_root() -> Path:
             return folder.parents[2]
     if os.environ.get("DVC_ROOT"):
         return here
-    return next((folder for folder in (here, *here.parents) if (folder / "dvc.yaml").is_file()), here)
+    return next((folder for folder in (here, *here.parents) if is_project(folder)), here)
 
 
 def store_uri() -> str:

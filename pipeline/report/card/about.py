@@ -86,8 +86,8 @@ def data(card: Card) -> Iterator[str]:
     yield (
         "Low doses are made while training and scoring, by inserting the missing noise into the ray sums "
         "([dose.md](dose.md)): flux and kernel are read from the image's own noise, so the noise is "
-        "correlated, not stationary, and like the kernel's. They share the noise of the normal dose. No low "
-        "dose is stored."
+        "correlated, not stationary, and like the kernel's. They share the noise of the normal dose. No "
+        "real source has a stored low dose; that of the phantoms is not used."
     )
 
 

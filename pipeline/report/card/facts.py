@@ -123,6 +123,8 @@ class Card:
         dose_fractions: that are scored.
         conventions: that are scored under; the first decides gains.
         promised_up_to: highest dose fraction at which no slice should fall below its input.
+        rounding_db: by how much a slice may, for rounding alone.
+        settings_sha256: of the evaluation's settings as they are now.
         slices_per_case: most slices of a case that are scored.
         kernel_pairs: `text`, and perhaps `columns` and `rows`, on scans of one acquisition with two kernels.
         why: hand-written: why this network.
@@ -138,6 +140,8 @@ class Card:
     dose_fractions: Sequence[float]
     conventions: Sequence[str]
     promised_up_to: float
+    rounding_db: float
+    settings_sha256: str
     slices_per_case: int
     kernel_pairs: Mapping[str, Any] | None = None
     why: str = ""
@@ -153,6 +157,17 @@ class Card:
     def models(self) -> tuple[Model, ...]:
         """All of them."""
         return (*self.variants, *self.folds)
+
+    def scored_otherwise(self, model: Model) -> str:
+        """Of what else than these weights and settings its scores are; empty where of these."""
+        if model.scores is None:
+            return ""
+        others = []
+        if model.weights is not None and model.scores.get("model_hash") != model.weights.model_hash:
+            others.append("weights")
+        if model.scores.get("settings_sha256") != self.settings_sha256:
+            others.append("settings")
+        return " and ".join(others)
 
     def command(self, stage: str, name: str) -> str:
         """What makes the part that is missing."""

@@ -9,7 +9,7 @@ from typing import Final
 from pipeline.report.card.facts import INPUT, RESTORED, Card, Model, against_normal_dose, baselines_of, get
 from pipeline.report.card.groups import GROUPINGS, groups
 from pipeline.report.card.markdown import percent, signed
-from pipeline.report.card.quality import BIAS, told
+from pipeline.report.card.quality import WORST_BIAS, told
 
 BIAS_WORTH_SAYING_HU: Final = 1.0
 EDGE_LEFT: Final = 0.9
@@ -88,14 +88,14 @@ def _biased(card: Card) -> Iterator[str]:
         worst = [
             (abs(found[RESTORED]), found[RESTORED], tissue, dose)
             for dose, scores in model.by_dose.items()
-            for tissue, found in (get(scores, BIAS) or {}).items()
+            for tissue, found in (get(scores, WORST_BIAS) or {}).items()
             if found.get(RESTORED) is not None
         ]
         if worst and max(worst)[0] > BIAS_WORTH_SAYING_HU:
             _, bias_hu, tissue, dose = max(worst)
             where = tissue.replace("_", " ")
             most = f"{signed(bias_hu)} HU in {where} at {percent(dose)}"
-            yield f"{told(model)}: CT numbers move, at most by {most}."
+            yield f"{told(model)}: CT numbers move, in the worst patient by {most}."
 
 
 def _smoothed(card: Card) -> Iterator[str]:
@@ -110,8 +110,8 @@ def _smoothed(card: Card) -> Iterator[str]:
         if shifts and min(shifts)[0] < -SHIFT_WORTH_SAYING_PER_MM:
             shift, dose = min(shifts)
             yield (
-                f"{told(model)}: the noise that is left is smoother than the input's, its mean frequency "
-                f"{signed(shift, 3)} /mm at {percent(dose)}."
+                f"{told(model)}: the noise that is left is smoother than the input's, or less of it lies "
+                f"over the same anatomy: mean frequency {signed(shift, 3)} /mm at {percent(dose)}."
             )
 
 
@@ -126,7 +126,9 @@ def _lost(card: Card) -> Iterator[str]:
         for dose, contrasts in (get(model.scores, "ttf", "by_dose") or {}).items():
             shares = {name: get(found, RESTORED, "f50_share") for name, found in contrasts.items()}
             blurred = [
-                f"{name} HU to {share:.2f}" for name, share in shares.items() if (share or 0.0) < EDGE_LEFT
+                f"{name} HU to {share:.2f}"
+                for name, share in shares.items()
+                if share is not None and share < EDGE_LEFT
             ]
             if blurred:
                 yield (
@@ -140,6 +142,8 @@ def _left_out(card: Card) -> Iterator[str]:
         reasons = get(model.scores, "cases_left_out") or {}
         if reasons:
             yield f"{told(model)}: not scored, because no low dose could be made: {', '.join(reasons)}."
+        if untuned := get(model.scores, "tuning_cases_left_out"):
+            yield f"{told(model)}: baselines tuned without {', '.join(untuned)}: no low dose could be made."
         if model.held_out and get(model.scores, "patients") == 1:
             yield f"{told(model)}: one patient, so it says little of other patients of such scans."
 

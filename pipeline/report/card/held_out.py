@@ -19,7 +19,7 @@ def held_out(card: Card) -> Iterator[str]:
     steps = {model.settings.get("steps", "") for model in (card.plain, *card.folds)}
     yield (
         "Each source in turn was left out of a training like that of the denoiser, and all its cases were "
-        f"scored, {card.slices_per_case} evenly spread slices at most of each. These are scores of those "
+        f"scored, all slices of each up to {card.slices_per_case}. These are scores of those "
         "trainings, not of the shipped weights, which have seen all sources."
         + (" The trainings differ in length, see above." if len(steps) > 1 else "")
     )
@@ -35,7 +35,8 @@ def held_out(card: Card) -> Iterator[str]:
         yield f"### PSNR, SSIM and RMSE (convention `{name}`)"
         yield table(_SCORE_HEADS, list(_score_rows(card, name)))
     for name in card.conventions:
-        yield f"### Gain in PSNR of other methods, each tuned at each dose (convention `{name}`, dB)"
+        tuned = f"tuned at each dose under `{card.conventions[0]}`"
+        yield f"### Gain in PSNR of other methods, {tuned} (convention `{name}`, dB)"
         yield _baselines(card, name)
     for grouping, title in GROUPINGS.items():
         yield f"### {title}"

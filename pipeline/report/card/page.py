@@ -87,6 +87,9 @@ def _missing(card: Card) -> Iterator[str]:
             yield f"{model.name}: {train}, then {evaluate}"
         elif model.scores is None:
             yield f"scores of {model.name}: {card.command('evaluate', model.name)}"
+        elif other := card.scored_otherwise(model):
+            again = card.command("evaluate", model.name)
+            yield f"{model.name} as it is: the scores below are of other {other}, {again}"
     scored = [model for model in card.models if model.scores is not None]
     for key, name in (("detectability", "low-contrast detectability"), ("ttf", "TTF")):
         if lacking := [told(model) for model in scored if get(model.scores, key, "by_dose") is None]:

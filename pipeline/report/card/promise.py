@@ -15,15 +15,16 @@ def promise(card: Card) -> str:
     """Whether the promise is kept, from the numbers."""
     limit = percent(card.promised_up_to)
     says = (
-        f"At doses up to {limit} no slice of any held-out source falls below its input (convention {FULL}): "
+        f"At doses up to {limit} no slice of any held-out source falls below its input (convention {FULL}, "
+        f"by more than {card.rounding_db:g} dB, which is rounding): "
     )
     if not card.folds:
         return f"{says}**{NOT_MEASURED}**, no training leaves a source out."
     counts = {fold.held_out: _promised(card, fold) for fold in card.folds}
     wanted = {dose for dose in card.dose_fractions if dose <= card.promised_up_to}
     unknown = [name for name, found in counts.items() if not found or wanted - {dose for dose, *_ in found}]
-    listed = f" {NOT_MEASURED.capitalize()}, or not at all these doses, on {', '.join(unknown)}."
-    gaps = listed if unknown else ""
+    others = [fold.held_out for fold in card.folds if card.scored_otherwise(fold)]
+    gaps = _gaps(unknown, others)
     broken = [
         f"{name} {count} of {slices} at {percent(dose)}"
         for name, found in counts.items()
@@ -32,14 +33,25 @@ def promise(card: Card) -> str:
     ]
     if broken:
         return f"{says}**NOT met**. Below their input: {', '.join(broken)}.{gaps}"
-    if unknown:
-        others = " None does on the others." if len(unknown) < len(counts) else ""
-        return f"{says}**not decided**.{gaps}{others}"
+    if unknown or others:
+        rest = " None does on the rest." if len({*unknown, *others}) < len(counts) else ""
+        return f"{says}**not decided**.{gaps}{rest}"
     doses = sorted({dose for found in counts.values() for dose, _, _ in found}, reverse=True)
     slices = sum(fold.slices or 0 for fold in card.folds)
     left_out = sum(len(get(fold.scores, "cases_left_out") or {}) for fold in card.folds)
     but = f"; {left_out} cases could not be scored" if left_out else ""
-    return f"{says}**met** at {', '.join(map(percent, doses))}, by each of the {slices} slices scored{but}."
+    at = ", ".join(map(percent, doses))
+    return f"{says}**met** at {at}, by each of the {slices} slices scored{but}."
+
+
+def _gaps(unknown: Sequence[str], others: Sequence[str]) -> str:
+    """Sources that were not scored as promised, and those scored with other weights or settings."""
+    found = ""
+    if unknown:
+        found += f" {NOT_MEASURED.capitalize()}, or not at all these doses, on {', '.join(unknown)}."
+    if others:
+        found += f" **Scores of other weights or settings**: {', '.join(others)}."
+    return found
 
 
 def below_input(card: Card) -> Iterator[str]:

@@ -11,6 +11,7 @@ from pipeline.report.card.markdown import NOT_MEASURED, gap, interval, number, p
 
 Cells = Callable[[Model, Scores], list[str]]
 BIAS: Final = "bias_against_normal_dose_hu"
+WORST_BIAS: Final = f"worst_patient_{BIAS}"
 TISSUES: Final = ("body", "soft_tissue", "bone", "lung", "fat")
 _TEXTURE_HEADS: Final = (
     "scores of",
@@ -81,8 +82,9 @@ def texture(card: Card) -> Iterator[str]:
     yield (
         "The radial noise power spectrum in squares of uniform tissue, against that of the normal dose in "
         "the same squares; few squares leave the peak uncertain, less so the mean frequency. L1: distance of "
-        "the two normalised spectra, 0 the same, 2 at most. Anatomy in the squares moves input and "
-        "restored alike."
+        "the two normalised spectra, 0 the same, 2 at most. The spectra are those of the whole image: "
+        "anatomy in the squares adds low frequencies, and its share rises as the noise falls, so a shift of "
+        "the restored image is in part that."
     )
     yield _by_dose(
         card, card.models, _TEXTURE_HEADS, lambda _, scores: _texture(get(scores, "noise_texture"))
@@ -146,8 +148,8 @@ def lesions(card: Card) -> Iterator[str]:
         "it at each place. "
         + "; ".join(f"{name.upper()}: {meaning}" for name, meaning in observers.items())
         + ". In brackets 95 % intervals; the change is that of d' against the input. The normal dose's own "
-        "noise counts as background, so d' is 1/√(1 − dose) times that of a new scan, for input and "
-        "network alike."
+        "noise counts as background, so the input's d' is 1/√(1 − dose) times that of a new scan; "
+        "by how much the network's differs is not known."
     )
     heads = ["scores of", "dose", "observer", "places", "d' input", "d' restored", "change", "AUC", "verdict"]
     rows = [row for model in measured for row in _lesion_rows(model)]

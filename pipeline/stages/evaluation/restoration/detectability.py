@@ -27,6 +27,7 @@ from pipeline.stages.evaluation.restoration.scenes import (
     SceneNoise,
     Scenes,
     over_scenes,
+    require_finite_windows,
 )
 from pipeline.stages.evaluation.restoration.whole_bar import Bar
 
@@ -127,6 +128,8 @@ def _observed(
             for method, restore in enumerate(methods.values()):
                 seen[method, place, with_disc, realisation] = restore(window, scenes.scan, dose_fraction)[roi]
     channels = dense_dog_channels(ROI_PIXELS)
+    for name, images in zip(methods, seen, strict=True):
+        require_finite_windows(images, scenes.scan, name, dose_fraction)
     pairs = {name: list(images) for name, images in zip(methods, seen, strict=True)}
     return {
         NPW: {name: [npw_scores(with_, without, disc) for without, with_ in pairs[name]] for name in methods},

@@ -30,20 +30,21 @@ from pipeline.stages.evaluation.restoration.pictures import (
 from pipeline.stages.evaluation.restoration.scores import (
     NORMAL_DOSE,
     limits,
+    require_finite,
     save_table,
     score_rows,
     summarise_scores,
     tissue_rows,
+    worst_patient_bias,
 )
 from pipeline.stages.evaluation.restoration.texture import summarise_texture, texture_rows
 from pipeline.stages.evaluation.restoration.tuning import at_grid_end
-from pipeline.stages.evaluation.restoration.verdicts import below_input_verdict, verdict
+from pipeline.stages.evaluation.restoration.verdicts import ROUNDING_DB, below_input_verdict, verdict
 
 FULL: Final = "full"
 """Convention by which a slice counts as worse than its input."""
-ROUNDING_DB: Final = 1e-3
-"""HU to network units and back cost less: a network that changes nothing is not below its input."""
 WORST_DRAWN: Final = 3
+BIAS: Final = f"bias_against_{NORMAL_DOSE}_hu"
 Rows = list[dict[str, Any]]
 
 
@@ -70,10 +71,14 @@ class Findings:
             scan: of the case.
             dose_fraction: of the input.
             outputs: by the index of each slice, what each method makes of it, (H, W) HU.
+
+        Raises:
+            DataError: an output is not finite.
         """
         case, groups = scan.case, groups_of(scan)
         where = {"dose_fraction": dose_fraction, "source": groups["source"]}
         for index, images in outputs.items():
+            require_finite(case, index, dose_fraction, images)
             rows = score_rows(case, index, images, self._conventions)
             self._scores += [{**where, **groups, **row} for row in rows]
             self._tissue += [{**where, **row} for row in tissue_rows(case, index, images)]
@@ -143,6 +148,7 @@ class Findings:
         return {
             "verdict": verdict(means[f"against_{NORMAL_DOSE}"][first], first),
             **means,
+            f"worst_patient_{BIAS}": worst_patient_bias(tissue, BIAS),
             "noise_texture": summarise_texture(texture, generator),
         }
 

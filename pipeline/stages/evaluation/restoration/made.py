@@ -81,7 +81,7 @@ def evaluate_made(bundle: Bundle, context: Context) -> Metrics:
     Raises:
         ConfigError: the settings make no low dose or name a baseline that is not installed, or the network
             takes neighbouring slices.
-        DataError: no low dose can be made of any test or any validation case.
+        DataError: no low dose can be made of any test or any validation case, or an output is not finite.
     """
     settings, denoiser = context.settings.restoration, denoiser_of(bundle)
     if settings.low_dose is None:
@@ -93,7 +93,7 @@ def evaluate_made(bundle: Bundle, context: Context) -> Metrics:
         )
     with whole_bar(_seconds(context)) as bar:
         making = _Making(settings.low_dose, context.settings.seed, preferred_device(), bar)
-        amounts = _tune(making, context)
+        amounts, not_tuned_on = _tune(making, context)
         test, left_out = making.scans(context.test, "test", noise_levels=denoiser.takes_noise_map)
         metrics = _scores(making, denoiser, test, amounts, context)
         metrics |= observe(
@@ -106,7 +106,7 @@ def evaluate_made(bundle: Bundle, context: Context) -> Metrics:
         )
     if bundle.trained_on != "low dose":
         metrics["verdict"] = f"trained on {bundle.trained_on}, scored on low dose: {metrics['verdict']}"
-    return {**metrics, "cases_left_out": left_out}
+    return {**metrics, "cases_left_out": left_out, "tuning_cases_left_out": not_tuned_on}
 
 
 def _seconds(context: Context) -> dict[str, float]:
@@ -145,10 +145,10 @@ def _scores(
     return findings.report(context.folder, amounts, settings, seed=context.settings.seed)
 
 
-def _tune(making: _Making, context: Context) -> dict[float, dict[str, float]]:
-    """For each dose the value of each baseline."""
+def _tune(making: _Making, context: Context) -> tuple[dict[float, dict[str, float]], Metrics]:
+    """For each dose the value of each baseline; and why cases were not tuned on."""
     settings = context.settings.restoration
-    scans, _ = making.scans(context.validation, "validation", noise_levels=False)
+    scans, left_out = making.scans(context.validation, "validation", noise_levels=False)
     places = [
         (scan, index)
         for scan in scans
@@ -166,7 +166,7 @@ def _tune(making: _Making, context: Context) -> dict[float, dict[str, float]]:
         ]
         first = convention(settings.conventions[0])
         amounts[dose] = tune_baselines(slices, settings, first, what=TUNING.format(dose), bar=making.bar)
-    return amounts
+    return amounts, left_out
 
 
 def _on_windows(denoiser: Denoiser, amounts: Mapping[float, Mapping[str, float]]) -> dict[str, Restore]:

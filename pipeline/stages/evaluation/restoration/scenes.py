@@ -151,6 +151,21 @@ def find_scenes(scan: Scan, count: int) -> Scenes:
     return Scenes(scan, looked_at[richest], places, corners, side, windows)
 
 
+def require_finite_windows(
+    images_hu: npt.NDArray[np.float32], scan: Scan, method: str, dose_fraction: float
+) -> None:
+    """An observer's answer to a NaN compares with nothing.
+
+    Raises:
+        DataError: a pixel is no finite number.
+    """
+    if not np.isfinite(images_hu).all():
+        raise DataError(
+            f"case {scan.case.case_id}, dose {dose_fraction:g}: windows of {method} are not finite; a "
+            "network that gives such images cannot be scored: train it again"
+        )
+
+
 class SceneNoise:
     """Draws noise for the windows of a case's scenes.
 

@@ -48,6 +48,20 @@ def slice_hu(volume: npt.NDArray[np.int16], index: int) -> Slice:
     return np.asarray(volume[index], np.float32)
 
 
+def require_finite(case: Case, index: int, dose_fraction: float, outputs: Mapping[str, Slice]) -> None:
+    """A NaN is below no input and worse than no baseline, so it must reach no score.
+
+    Raises:
+        DataError: an output has a pixel that is no finite number.
+    """
+    for method, image_hu in outputs.items():
+        if count := int((~np.isfinite(image_hu)).sum()):
+            raise DataError(
+                f"case {case.case_id}, slice {index}, dose {dose_fraction:g}: {count} pixels of {method} are "
+                "not finite; a network that gives such images cannot be scored: train it again"
+            )
+
+
 def score_rows(
     case: Case, index: int, outputs: Mapping[str, Slice], conventions: Sequence[Convention]
 ) -> list[dict[str, Any]]:
@@ -139,6 +153,24 @@ def summarise_scores(
             mean = over_patients(rows, column, generator).mean
             metrics.setdefault(column, {}).setdefault(str(region), {})[str(method)] = mean
     return metrics
+
+
+def worst_patient_bias(tissue: pd.DataFrame, column: str) -> Metrics:
+    """By tissue region and method the bias of the patient in whom it is largest, with its sign.
+
+    A mean over patients hides biases of either sign.
+
+    Args:
+        tissue: of `tissue_rows`.
+        column: of the bias.
+    """
+    worst: Metrics = {}
+    if tissue.empty:
+        return worst
+    for (region, method), rows in tissue.groupby(["tissue", "method"], sort=False):
+        by_patient = rows.groupby("patient")[column].mean()
+        worst.setdefault(str(region), {})[str(method)] = float(max(by_patient, key=abs))
+    return worst
 
 
 def gains(rows: pd.DataFrame, generator: np.random.Generator) -> dict[str, Summary]:

@@ -14,13 +14,21 @@ from pipeline.metrics import disc_ttf, f50_interval
 from pipeline.stages.bars import progress
 from pipeline.stages.evaluation.context import INPUT, Metrics
 from pipeline.stages.evaluation.restoration.low_doses import Scan
-from pipeline.stages.evaluation.restoration.scenes import Restore, SceneNoise, Scenes, over_scenes
+from pipeline.stages.evaluation.restoration.scenes import (
+    Restore,
+    SceneNoise,
+    Scenes,
+    over_scenes,
+    require_finite_windows,
+)
 from pipeline.stages.evaluation.restoration.whole_bar import Bar
 
 MEASURING: Final = "measuring edges"
 BACKGROUND_HU: Final = 40.0
 RADIUS_MM: Final = 8.0
 REACH_MM: Final = 6.0
+FEWEST_PIXELS: Final = 3
+"""Within reach to either side of the edge; with fewer `disc_ttf` measures none."""
 CONTRAST_LEFT: Final = 0.2
 """With less of its contrast left a disc is gone, and has no f50."""
 
@@ -42,7 +50,7 @@ def ttf_of(
 
     Args:
         scans: of the cases, in the order in which they are tried; those without uniform tissue, and those
-            whose images are too narrow for the disc, are left out and named.
+            whose images are too narrow or pixels too wide for the disc, are left out and named.
         methods: `input` as it is, `restored`, and others.
         settings: contrasts, and how many cases and realisations; 50 keep f50 within a few per cent at 100 HU
             and noise of 50 HU.
@@ -64,6 +72,11 @@ def ttf_of(
         case = scenes.scan.case
         if scenes.side * case.pixel_mm < 4 * RADIUS_MM:
             raise DataError(f"case {case.case_id}: {scenes.side} pixels are less than {4 * RADIUS_MM:g} mm")
+        if FEWEST_PIXELS * case.pixel_mm > REACH_MM:
+            raise DataError(
+                f"case {case.case_id}: pixels of {case.pixel_mm:g} mm are too wide to measure an edge, "
+                f"{REACH_MM / FEWEST_PIXELS:g} mm at most"
+            )
         noise = SceneNoise(scenes)
         edges = {}
         for dose_fraction in dose_fractions:
@@ -100,6 +113,7 @@ def _at_contrast(
     for name, restore in methods.items():
         if name != INPUT:
             restored = np.stack([restore(disc + one, scenes.scan, dose_fraction) for one in noise_hu])
+            require_finite_windows(restored, scenes.scan, name, dose_fraction)
             rows[name] = measure.of(restored, contrast_hu, np.random.default_rng(seed))
     return rows
 

@@ -27,6 +27,7 @@ from pipeline.stages.evaluation.restoration.pictures import Example, draw_before
 from pipeline.stages.evaluation.restoration.scores import (
     NORMAL_DOSE,
     limits,
+    require_finite,
     save_table,
     score_rows,
     slice_hu,
@@ -44,7 +45,8 @@ def evaluate_stored(bundle: Bundle, context: Context) -> Metrics:
 
     Raises:
         ConfigError: the settings name a baseline that is not installed.
-        DataError: no case has a low dose, or a case's dose fraction and kind of noise do not fit each other.
+        DataError: no case has a low dose, or a case's dose fraction and kind of noise do not fit each other,
+            or an output is not finite.
     """
     settings = context.settings.restoration
     test = with_low_dose(context.test, "test")
@@ -58,6 +60,7 @@ def evaluate_stored(bundle: Bundle, context: Context) -> Metrics:
     scores, tissue, examples = [], [], []
     for case, index in progress(slices, "scoring slices"):
         outputs = {name: restore(case, index) for name, restore in methods.items()}
+        require_finite(case, index, case.dose_fraction, outputs)
         scores += score_rows(case, index, outputs, conventions)
         tissue += tissue_rows(case, index, outputs)
         if (case, index) in shown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -9,6 +10,9 @@ from pipeline.stages.evaluation.context import INPUT, RESTORED
 
 PROMISED_UP_TO: Final = 0.4
 """Up to this dose no slice should come out worse than it went in; above, there is little noise to remove."""
+
+ROUNDING_DB: Final = 1e-3
+"""HU to network units and back cost less: a network that changes nothing is not below its input."""
 
 
 def verdict(scores: Mapping[str, Mapping[str, float]], convention_name: str) -> str:
@@ -19,6 +23,8 @@ def verdict(scores: Mapping[str, Mapping[str, float]], convention_name: str) -> 
         convention_name: of the scores.
     """
     gain = round(scores[RESTORED]["gain_db"], 2)
+    if math.isnan(gain):
+        return f"NOT DECIDED: its gain over its input is no number (PSNR, {convention_name})"
     if gain <= 0:
         word = "WORSE THAN" if gain < 0 else "no better than"
         return f"{word} its input: {gain:+.2f} dB (PSNR, {convention_name}); do not use this model"

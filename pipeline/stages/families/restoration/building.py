@@ -32,6 +32,7 @@ from pipeline.stages.bars import progress
 from pipeline.stages.families.bundles import Training, blank_bundle
 from pipeline.stages.families.restoration.checks import check_low_dose, check_network, check_patch_size
 from pipeline.stages.families.restoration.encoders import load_encoders
+from pipeline.stages.families.restoration.scans import say_scans
 from pipeline.stages.families.restoration.start import load_start
 from pipeline.stages.families.restoration.validation import (
     assumed_scan,
@@ -77,8 +78,11 @@ def build_restoration(
     if settings.adversarial is not None:
         networks[DISCRIMINATOR] = _discriminator(settings.adversarial, settings.data.patch_size)
     batches = _batches(settings, network, training, device)
+    pairs, assumed = _pairs(settings, network, validation)
+    if settings.low_dose is not None and isinstance(batches, LowDoseBatches):
+        say_scans((*training, *validation), (*batches.assumed, *assumed), settings.low_dose)
     return Training(
-        objective=_objective(settings, network, scale, losses, validation),
+        objective=_objective(settings, scale, losses, pairs),
         networks=networks,
         batches=batches,
         bundle=blank_bundle(
@@ -99,34 +103,34 @@ def build_restoration(
 
 def _objective(
     settings: RestorationSettings,
-    network: nn.Module,
     scale: HUScale,
     losses: Sequence[LossTerm],
-    validation: Sequence[Case],
+    validation: Sequence[RestorationPair],
 ) -> Objective:
-    degradation = build_degradations(step.model_dump() for step in settings.degradation or ())
     restoration = Restoration(
         scale,
-        _pairs(settings, network, degradation, validation),
+        validation,
         losses=losses,
-        degradation=degradation,
+        degradation=_degradation(settings),
         input_words=None if settings.low_dose is None else made_in_words(settings.low_dose),
     )
     return restoration if settings.adversarial is None else _with_game(restoration, settings.adversarial)
 
 
+def _degradation(settings: RestorationSettings) -> Sequence[Degradation]:
+    return build_degradations(step.model_dump() for step in settings.degradation or ())
+
+
 def _pairs(
-    settings: RestorationSettings,
-    network: nn.Module,
-    degradation: Sequence[Degradation],
-    cases: Sequence[Case],
-) -> list[RestorationPair]:
-    slices = settings.data.validation_slices
+    settings: RestorationSettings, network: nn.Module, cases: Sequence[Case]
+) -> tuple[list[RestorationPair], list[Case]]:
+    """Validation slices, and the cases whose scan is assumed for them."""
+    slices, degradation = settings.data.validation_slices, _degradation(settings)
     if settings.low_dose is not None:
         return made_pairs(cases, slices, settings.low_dose, noise_levels=takes_noise_map(network))
     if degradation:
-        return degraded_pairs(cases, slices, degradation)
-    return stored_pairs(cases, slices, network)
+        return degraded_pairs(cases, slices, degradation), []
+    return stored_pairs(cases, slices, network), []
 
 
 def _batches(

@@ -14,6 +14,7 @@ from pipeline.config.restoration import FeaturesTerm, RestorationSettings
 from pipeline.errors import BundleError, ConfigError
 from pipeline.hu import HUScale, HUWindow
 from pipeline.models.encoder import UNetEncoder
+from pipeline.stages.families.restoration.start import check_left_out
 
 
 @dataclass(frozen=True)
@@ -52,20 +53,21 @@ def load_encoders(
         device: where the training runs.
 
     Raises:
-        ConfigError: a file is not there.
+        ConfigError: a file is not there, or was trained on a source that the settings leave out.
         BundleError: a file is damaged, or no segmenter's bundle.
     """
     paths = [term.encoder for term in settings.losses if isinstance(term, FeaturesTerm)]
-    return {path: _load(path, scale, device) for path in paths}
+    return {path: _load(path, settings, scale, device) for path in paths}
 
 
-def _load(path: str, scale: HUScale, device: torch.device) -> SegmenterEye:
+def _load(path: str, settings: RestorationSettings, scale: HUScale, device: torch.device) -> SegmenterEye:
     if not Path(path).is_file():
         raise ConfigError(
             f"losses: the encoder {path} is not there; train that segmenter first (ldct train unet --preset "
             "demo writes models/demo/unet/bundle.safetensors), or name another one's"
         )
     bundle = load_bundle(Path(path), "segmenter")
+    check_left_out(f"losses: the encoder {path}", bundle, settings)
     if bundle.window is None:
         raise BundleError(f"{path}: names no HU window; train the segmenter again")
     try:

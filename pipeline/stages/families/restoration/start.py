@@ -41,6 +41,25 @@ def load_start(network: nn.Module, settings: RestorationSettings, scale: HUScale
     return bundle.model_hash
 
 
+def check_left_out(named: str, bundle: Bundle, settings: RestorationSettings) -> None:
+    """A source that a training leaves out must not come in by what it takes from another bundle.
+
+    Args:
+        named: the setting and the bundle, for the error.
+        bundle: that the training takes something from.
+        settings: of the training.
+
+    Raises:
+        ConfigError: the bundle does not leave out all that the settings do.
+    """
+    seen = sorted(set(settings.leave_out) - set(bundle.training.get("left_out", ())))
+    if seen:
+        raise ConfigError(
+            f"{named} was trained on {', '.join(seen)}, which leave_out names; "
+            "name a bundle that left it out too"
+        )
+
+
 def _check(bundle: Bundle, settings: RestorationSettings, scale: HUScale) -> None:
     model = settings.model
     held = (bundle.architecture, dict(bundle.arguments), bundle.scale)
@@ -50,9 +69,4 @@ def _check(bundle: Bundle, settings: RestorationSettings, scale: HUScale) -> Non
             f"start_from: {settings.start_from} holds {held[0]} {held[1]} at {held[2]}, the settings ask for "
             f"{asked[0]} {asked[1]} at {asked[2]}; make model and data.scale those of the bundle"
         )
-    seen = sorted(set(settings.leave_out) - set(bundle.training.get("left_out", ())))
-    if seen:
-        raise ConfigError(
-            f"start_from: {settings.start_from} was trained on {', '.join(seen)}, which leave_out names; "
-            "start from a denoiser that left it out too"
-        )
+    check_left_out(f"start_from: {settings.start_from}", bundle, settings)
