@@ -141,7 +141,9 @@ def predict(source: Path, target: Path, weights: Path, engine: str) -> tuple[flo
     command = [sys.executable, "-m", "pipeline", "predict", str(source), str(target)]
     began = time.perf_counter()
     with peak_memory() as peak_mib:
-        subprocess.run([*command, "--denoiser", str(weights), "--engine", engine], env=environment(), check=True)
+        subprocess.run(
+            [*command, "--denoiser", str(weights), "--engine", engine], env=environment(), check=True
+        )
     seconds = time.perf_counter() - began
     (record,) = target.glob("*/*/series.json")
     return seconds, round(peak_mib[0]), json.loads(record.read_text(encoding="utf-8"))

@@ -398,7 +398,7 @@ def predict(
         typer.Option(
             metavar="auto|torch|openvino",
             help="What computes the networks: auto takes openvino, the faster one on a CPU, where the "
-            "package's extra of that name is installed.",
+            "package's extra of that name is installed and loads. Segmenters run in torch.",
         ),
     ] = None,
     precision: Annotated[

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
+from importlib.metadata import version
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +16,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import ConfigError
-from pipeline.export import installed
+from pipeline.export import installed, openvino
 from pipeline.inference import engines
 from pipeline.inference.engines import choose_engine, in_openvino
 from pipeline.inference.networks import Network, denoise
@@ -32,6 +37,7 @@ def libraries(monkeypatch):
 
     def there(*names):
         monkeypatch.setattr(engines, "installed", lambda *wanted: set(wanted) <= set(names))
+        monkeypatch.setattr(engines, "loads", lambda name: name in names)
 
     there("openvino", "nncf")
     return there
@@ -60,12 +66,24 @@ def test_auto_is_never_coarser_than_the_training(libraries, native_bf16):
         assert choose_engine(engine, "auto", bundle=trained_in("bf16"), device=CPU) == (chosen, "bf16")
 
 
-def test_what_is_named_is_taken(libraries):
+def test_what_is_named_is_taken(libraries, native_bf16):
     bundle = trained_in("fp32")
     assert choose_engine("torch", "bf16", bundle=bundle, device=CPU) == ("torch", "bf16")
     assert choose_engine("auto", "bf16", bundle=bundle, device=CPU) == ("openvino", "bf16")
     assert choose_engine("auto", "int8", bundle=bundle, device=CPU) == ("openvino", "int8")
     assert choose_engine("openvino", "int8", bundle=bundle, device=CPU) == ("openvino", "int8")
+
+
+def test_bf16_that_the_cpu_lacks_is_left_to_torch(libraries, monkeypatch):
+    monkeypatch.setattr(engines, "preferred_precision", lambda _: "fp32")
+    bundle = trained_in("bf16")
+    assert choose_engine("auto", "bf16", bundle=bundle, device=CPU) == ("torch", "bf16")
+    assert choose_engine("auto", "auto", bundle=bundle, device=CPU) == ("openvino", "fp32")
+
+
+def test_auto_is_torch_where_openvino_is_installed_and_does_not_load(libraries, monkeypatch):
+    monkeypatch.setattr(engines, "loads", lambda _: False)
+    assert choose_engine("auto", "auto", bundle=trained_in("fp32"), device=CPU) == ("torch", "fp32")
 
 
 @pytest.mark.parametrize(
@@ -148,16 +166,23 @@ def test_engine_and_precision_are_in_recipe_and_uids(monkeypatch):
     network = Network.load(denoiser_bundle(), precision="fp32", **ON_CPU)
     pairs = [("torch", "bf16"), *(("openvino", precision) for precision in ("fp32", "bf16", "int8"))]
     others = [replace(network, precision=precision, runtime=engine) for engine, precision in pairs]
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    capabilities = {"avx512_bf16": True, "avx512_vnni": True, "amx_tile": False, "avx512_f": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert [one.engine for one in (network, *others)] == [
         f"torch {torch.__version__} on cpu in fp32",
-        f"torch {torch.__version__} on cpu in bf16",
+        f"torch {torch.__version__} on cpu (AVX512 BF16 VNNI) in bf16",
         "openvino 2026.4.1 on cpu in fp32",
-        "openvino 2026.4.1 on cpu in bf16",
-        f"openvino 2026.4.1 on cpu in int8 and {preferred_precision(CPU)}, by nncf 3.4.0 on phantoms",
+        "openvino 2026.4.1 on cpu (AVX512 BF16 VNNI) in bf16",
+        f"openvino 2026.4.1 on cpu (AVX512 BF16 VNNI) in int8 and {preferred_precision(CPU)}, "
+        "by nncf 3.4.0 on phantoms",
     ]
     recipes = {json.dumps(Restoration(denoiser=one, segmenter=None).recipe) for one in (network, *others)}
     assert len(recipes) == 5
     assert [one.bf16 for one in (network, *others)] == [False, True, False, False, False]
+    capabilities["amx_tile"] = True
+    assert others[0].engine == f"torch {torch.__version__} on cpu (AVX512 BF16 VNNI AMX) in bf16"
+    assert network.engine == f"torch {torch.__version__} on cpu in fp32"
 
 
 @needs_openvino
@@ -187,12 +212,74 @@ def test_a_conversion_that_gives_something_else_is_refused(monkeypatch):
 @needs_openvino
 def test_this_machine_computes_in_bf16_or_says_that_it_does_not():
     hu = np.full((1, 30, 30), 40, np.float32)
-    network = Network.load(denoiser_bundle(), precision="bf16", engine="openvino", **ON_CPU)
     if preferred_precision(CPU) == "bf16":
+        network = Network.load(denoiser_bundle(), precision="bf16", engine="openvino", **ON_CPU)
         assert np.array_equal(denoise(network, hu, np.zeros(hu.shape, bool)), hu)
     else:
-        with pytest.raises(ConfigError, match="OpenVINO computes in f32 on this CPU; use fp32"):
-            denoise(network, hu, np.zeros(hu.shape, bool))
+        with pytest.raises(
+            ConfigError, match=r"OpenVINO computes in f32 on this CPU; use fp32|cannot compile"
+        ):
+            Network.load(denoiser_bundle(), precision="bf16", engine="openvino", **ON_CPU)
+
+
+@needs_openvino
+def test_a_network_that_does_not_compile_is_one_line_when_it_is_loaded(monkeypatch):
+    class Core:
+        def compile_model(self, model, device, settings):
+            if settings["INFERENCE_PRECISION_HINT"] == "bf16":
+                raise RuntimeError("Exception from src/core.cpp:111:\nunsupported")
+            return real.compile_model(model, device, settings)
+
+    real = openvino.openvino_library().Core()
+    library = SimpleNamespace(Core=Core)
+    monkeypatch.setattr(openvino, "openvino_library", lambda: library)
+    message = r"precision bf16: OpenVINO cannot compile .* \(Exception from src/core.cpp:111:\); use --engine"
+    with pytest.raises(ConfigError, match=message) as refused:
+        in_openvino(denoiser_bundle(), "bf16")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Gives a script of `benchmarks` as a module."""
+    folder = Path(__file__).parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(str(folder))
+
+    def module(name):
+        spec = spec_from_file_location(f"benchmark_{name}", folder / f"{name}.py")
+        found = module_from_spec(spec)
+        spec.loader.exec_module(found)
+        return found
+
+    return module
+
+
+def test_the_benchmark_of_engines_runs_without_the_extra(benchmark, monkeypatch, tmp_path, capsys):
+    script = benchmark("engines")
+    monkeypatch.setattr(script, "installed", lambda *_: False)
+    monkeypatch.setattr(script, "openvino_version", lambda: version("no-such-library"))
+    monkeypatch.setattr(script, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(script, "drawn", lambda *_, **__: denoiser_bundle().model())
+    monkeypatch.setattr(sys, "argv", ["engines.py", "--rounds", "1", "--features", "--pixels", "48"])
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    script.main()
+    result = json.loads(capsys.readouterr().out)
+    assert result["machine"]["openvino"] == "not installed"
+    assert all(name.startswith("torch") for name in result["speed"]["drunet"])
+
+
+def test_the_benchmark_of_predict_passes_the_engine_on(benchmark, monkeypatch, tmp_path):
+    script, commands = benchmark("predict"), []
+
+    def run(command, **_):
+        commands.append(command)
+        folder = tmp_path / "out" / "study" / "series"
+        folder.mkdir(parents=True)
+        (folder / "series.json").write_text("{}")
+
+    monkeypatch.setattr(script.subprocess, "run", run)
+    script.predict(tmp_path / "in", tmp_path / "out", tmp_path / "weights", "torch")
+    assert commands[0][-2:] == ["--engine", "torch"]
 
 
 @needs_openvino

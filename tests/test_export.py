@@ -24,6 +24,7 @@ from pipeline.export import (
     export_openvino,
     flipped,
     installed,
+    libraries,
     network_inputs,
     openvino_module,
     phantom_inputs,
@@ -345,6 +346,82 @@ def test_a_folder_without_ct_gives_no_slices(tmp_path, stored):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no CT slice here that this denoiser takes"):
         export.run(stored, tmp_path / "out.xml", calibrate=tmp_path / "empty")
+
+
+def test_one_slice_is_too_few_for_int8(tmp_path, stored):
+    write_source(tmp_path / "in", slices=1)
+    with pytest.raises(DataError, match="one slice only, and int8 needs one to calibrate on"):
+        export.run(stored, tmp_path / "out.xml", precision="int8", calibrate=tmp_path / "in")
+    assert not (tmp_path / "out.xml").exists()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "shares"),
+    [
+        ([100], [16]),
+        ([100] * 9, [2] * 7 + [1] * 2),
+        ([100] * 15, [2] + [1] * 14),
+        ([100] * 16, [1] * 16),
+        ([1, 1, 100], [1, 1, 14]),
+        ([3, 2], [3, 2]),
+        ([], []),
+    ],
+)
+def test_every_series_gives_a_slice_before_any_gives_two(lengths, shares):
+    assert export._shares(lengths) == shares
+
+
+def test_slices_lie_in_the_middle_of_their_share():
+    assert (export._spread(9, 1), export._spread(100, 4)) == ([4], [12, 37, 62, 87])
+    assert (export._spread(3, 16), export._spread(0, 16)) == ([0, 1, 2], [])
+
+
+def test_int8_is_compared_on_other_phantoms_than_it_is_calibrated_on(tmp_path, stored, monkeypatch):
+    asked = {}
+
+    def kept(bundle, target, *, precision, check_on, calibration):
+        asked.update(check_on=check_on, calibration=calibration)
+        return Agreement(0.0, 0.0, 1.0)
+
+    def seeds(model, scale, *, pixels=512, seed="calibration"):
+        return (seed,)
+
+    monkeypatch.setattr(export, "export_openvino", kept)
+    monkeypatch.setattr(export, "phantom_inputs", seeds)
+    export.run(stored, tmp_path / "out.xml", precision="int8")
+    assert asked["calibration"] == ("calibration",)
+    assert asked["check_on"] != asked["calibration"]
+
+
+def test_another_seed_gives_other_phantoms():
+    first, second = (
+        phantom_inputs(drawn("redcnn"), WATER_CENTRED, pixels=32, seed=seed)[0] for seed in (6, 7)
+    )
+    assert not torch.equal(first, second)
+
+
+def test_threads_are_left_unpinned():
+    """Two runs pinned to the same cores of one machine would wait for each other."""
+    network = openvino_module(drawn("redcnn"), precision="fp32")
+    compiled = network._compile((1, 1, 40, 40))
+    assert compiled.get_property("ENABLE_CPU_PINNING") is False
+
+
+def test_a_library_that_does_not_load_is_told_from_one_that_is_not_installed(monkeypatch):
+    def failing(failure):
+        def load(name):
+            raise failure
+
+        return load
+
+    monkeypatch.setattr(libraries.importlib, "import_module", failing(ImportError("libtbb.so.12: no file")))
+    assert not libraries.loads("openvino")
+    with pytest.raises(ConfigError, match=r"installed and does not load: libtbb.so.12: no file; use"):
+        libraries.openvino_library()
+    absent = ModuleNotFoundError("No module named 'openvino'", name="openvino")
+    monkeypatch.setattr(libraries.importlib, "import_module", failing(absent))
+    with pytest.raises(ConfigError, match="openvino is not installed: pip install"):
+        libraries.openvino_library()
 
 
 def test_every_denoiser_is_tried_here():

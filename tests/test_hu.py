@@ -57,12 +57,15 @@ def test_impossible_windows_and_scales_are_refused(wrong) -> None:
     ("region", "body_parts"),
     [
         ("head", ["HEAD", "Brain", "HEADNECK", "SKULL", "TEMPORAL BONE", "INNER EAR", "head"]),
-        ("neck", ["NECK"]),
+        ("neck", ["NECK", "CSPINE", "C-SPINE", "CERVICAL SPINE", "CERVICAL_SPINE"]),
         ("chest", ["CHEST", "THORAX^LUNG", "HEART", "CHEST_TO_PELVIS", "HEAD_NECK_CHEST"]),
         ("abdomen", ["ABDOMEN_PELVIS", "LIVER", "ABD"]),
         ("pelvis", ["PELVIS", "HIP", "BLADDER"]),
-        ("spine", ["CSPINE", "THORACIC SPINE", "SSPINE"]),
-        ("extremity", ["KNEE", "LEG", "ARM_LEFT", "SKULL BASE TO THIGH"]),
+        ("spine", ["TSPINE", "SPINE", "LUMBAR SPINE", "SSPINE", "CTSPINE"]),
+        (
+            "extremity",
+            ["KNEE", "LEG", "ARM_LEFT", "FOREARM", "FEMUR", "HUMERUS", "TIBIA", "SKULL BASE TO THIGH"],
+        ),
         ("unknown", ["DOE JOHN 1950", "CHARMING", "PHANTOM", "?", "", None]),
     ],
 )

@@ -214,7 +214,7 @@ def test_a_champion_of_the_preset_smoke_does_not_go_before_the_shipped_denoiser(
     monkeypatch.setattr(tracking, "champion", lambda kind, **options: asked.update({kind: options}))
     write_source(tmp_path / "in")
     predict.run(tmp_path / "in", tmp_path / "out")
-    assert asked["denoiser"] == {"smoke": False}
+    assert asked == {"denoiser": {"smoke": False}, "segmenter": {"smoke": False}}
 
 
 def test_a_named_network_is_used_alone(tmp_path, segmenter, ships):
@@ -246,6 +246,29 @@ def test_without_any_model_one_line_says_how_to_get_one(tmp_path, monkeypatch, t
     write_source(tmp_path / "in")
     with pytest.raises(BundleError, match=way_out):
         predict.run(tmp_path / "in", tmp_path / "out", texture=texture)
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_the_variant_that_is_asked_for_one_line_names_the_other(tmp_path, ships, monkeypatch):
+    have_champions(monkeypatch)
+    monkeypatch.setattr(predict, "shipped", {"plain": ships["plain"]}.get)
+    write_source(tmp_path / "in")
+    message = "--texture: .* without its texture denoiser; take the plain one with --no-texture, or name one"
+    with pytest.raises(BundleError, match=message):
+        predict.run(tmp_path / "in", tmp_path / "out", texture=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "option"),
+    [
+        ({"engine": "openvino"}, "--engine openvino"),
+        ({"precision": "int8"}, "--precision int8"),
+    ],
+)
+def test_openvino_without_a_denoiser_is_one_line(tmp_path, segmenter, asked, option):
+    write_source(tmp_path / "in")
+    with pytest.raises(ConfigError, match=f"{option}: OpenVINO computes denoisers only"):
+        predict.run(tmp_path / "in", tmp_path / "out", segmenter=segmenter, **asked)
     assert not (tmp_path / "out").exists()
 
 

@@ -544,6 +544,18 @@ def test_another_torch_or_device_is_another_recipe_and_gives_other_uids(tmp_path
     assert on_card.engine == "torch 9.9.9 on card 1 in fp32"
 
 
+def test_a_segmentation_says_what_computed_the_slices_that_it_is_made_of(tmp_path):
+    entry, chosen = noisy_series(tmp_path / "in"), restoration()
+    coarser = replace(chosen, denoiser=replace(chosen.denoiser, precision="bf16"))
+    lines, identities = set(), set()
+    for one in (chosen, coarser):
+        derivation = one.derivation(one.segmenter, entry)
+        assert derivation.settings["denoiser engine"] == one.denoiser.engine
+        lines.add(derivation.description("Segmented"))
+        identities.add(derivation.identity())
+    assert (len(lines), len(identities)) == (2, 2)
+
+
 def test_a_network_that_states_no_radius_takes_large_slices_whole(tmp_path):
     entry, chosen = noisy_series(tmp_path / "in", (3, 67, 90)), restoration(Add(0.02))
     chosen = replace(chosen, denoiser=replace(chosen.denoiser, tile_pixels=50))

@@ -19,6 +19,7 @@ import pytest
 
 from pipeline import tracking
 from pipeline.errors import DataError, TrackingError
+from pipeline.inference.pseudonyms import secret_path
 from pipeline.tracking import registry
 from pipeline.tracking.store import connect, store_name
 
@@ -313,6 +314,22 @@ def test_the_root_is_the_nearest_dvc_project_and_never_a_temporary_experiment(tm
     assert tracking.store_uri() == f"sqlite:///{tmp_path}/.ldct/mlflow.db"
     monkeypatch.setenv("DVC_ROOT", str(inner))
     assert tracking.project_root() == inner
+
+
+def test_a_pipeline_file_of_the_package_is_no_project(tmp_path, monkeypatch):
+    """`ldct` started in pipeline/weights, whose dvc.yaml says how the shipped weights are made."""
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    package = tmp_path / "pipeline" / "weights"
+    package.mkdir(parents=True)
+    for name in ("dvc.yaml", "__init__.py"):
+        (package / name).touch()
+    monkeypatch.chdir(package)
+    (tmp_path / "dvc.yaml").touch()
+    assert tracking.project_root() == tmp_path
+    (tmp_path / "dvc.yaml").unlink()
+    state = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    secret = secret_path(state, root=tracking.project_root(), apart_from=())
+    assert secret == tmp_path / "state" / "ldct" / "secret"
 
 
 def test_a_copied_project_uses_its_own_files(project, tmp_path, monkeypatch):

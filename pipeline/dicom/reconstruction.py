@@ -18,12 +18,14 @@ _WORDS: Final = {
     "SAFIRE, ADMIRE or QIR": r"SAFIRE|ADMIRE|\bIRIS\b|\bQIR\b",
     "ASiR or Veo": r"\bASIR(?!(-?V)? ?0+ ?%)|\bVEO\b|\bSS[1-9]\d{1,2}\b",
     "TrueFidelity": r"TRUE ?FIDELITY|\bDLIR|\bDL-?[LMH]\b",
-    "AIDR or FIRST": r"\bE?AIDR|\bFIRST (BODY|BONE|BRAIN|CARDIAC|LUNG)(?= *($|[\d(,;/]|(MILD|ST(AN)?D|STRONG|SHARP)))",
+    "AIDR or FIRST": r"\bE?AIDR|\bFIRST (BODY|BONE|BRAIN|CARDIAC|LUNG)"
+    r"(?= *($|[\d(,;/]|(MILD|ST(AN)?D|STRONG|SHARP)))",
     "AiCE or PIQE": r"\bAICE|\bPIQE",
     "iDose or IMR": r"\bI-?DOSE|\bIMR\d?\b",
     "Precise Image": r"\bPRECISE ?IMAGE",
     "ClariCT, PixelShine, SafeCT or SubtleCT": r"CLARI ?CT|PIXEL ?SHINE|\bSAFE ?CT|SUBTLE ?CT",
-    "iterative or learned": r"(?<!NON[- ])\bITERATIVE|DEEP ?(LEARNING|RECON)|\bMBIR\b|CLEARVIEW|\bKARL ?3D|INTELLI ?IP",
+    "iterative or learned": r"(?<!NON[- ])\bITERATIVE|DEEP ?(LEARNING|RECON)"
+    r"|\bMBIR\b|CLEARVIEW|\bKARL ?3D|INTELLI ?IP",
     "noise-reducing": r"(?<!UN)(?<!UN-)(?<!NON)(?<!NON[- ])(?<!NOT )DENOIS",
 }
 """By words in a kernel's name or a description, programs that denoise finished images among them.

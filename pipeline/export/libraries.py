@@ -75,7 +75,7 @@ def _library(name: str) -> Any:
             raise ConfigError(f'{name} is not installed: pip install "ldct-pipeline[openvino]"') from None
         reason = next(iter(str(failure).splitlines()), type(failure).__name__)[:200]
         raise ConfigError(
-            f'{name} is installed and does not load: {reason}; use --engine torch, or install it again '
+            f"{name} is installed and does not load: {reason}; use --engine torch, or install it again "
             'with pip install "ldct-pipeline[openvino]"'
         ) from failure
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import DataError
+from pipeline.tracking.store import is_project
 
 _SECRET_BYTES = 32
 _SHORT = 12

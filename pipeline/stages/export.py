@@ -85,7 +85,7 @@ def _precision(target: Path, precision: str) -> Precision:
 
 
 def _slices(folder: Path, model: nn.Module, scale: HUScale) -> tuple[Tensor, ...]:
-    """Up to 16 inputs, evenly over the series of a folder, each of which has one first, and over its slices."""
+    """Up to 16 inputs, evenly over the series of a folder, one of each before two, and over their slices."""
     check_is_folder(folder)
     usable = [entry for entry in discover(folder).series if _is_usable(entry, model)]
     series = [usable[index] for index in _spread(len(usable), _MOST_SLICES)]
@@ -103,7 +103,7 @@ def _slices(folder: Path, model: nn.Module, scale: HUScale) -> tuple[Tensor, ...
 
 
 def _shares(lengths: Sequence[int]) -> list[int]:
-    """How many of 16 slices each of up to 16 series gives: one of each, then one more, as long as it has any."""
+    """How many of 16 slices each of up to 16 series gives: one, then one more, as long as it has any."""
     counts = [0] * len(lengths)
     for _ in range(_MOST_SLICES):
         unspent = [index for index, length in enumerate(lengths) if counts[index] < length]
@@ -137,6 +137,6 @@ def _between_neighbours(entry: SeriesEntry, position: int, reach: int) -> npt.ND
 
 
 def _spread(length: int, count: int) -> Sequence[int]:
-    """At most `count` positions of `length`, each in the middle of its share: the ends of a scan tell least."""
+    """At most `count` positions of `length`, each in the middle of its share: a scan's ends tell least."""
     count = min(length, count)
     return [(2 * index + 1) * length // (2 * count) for index in range(count)]

@@ -24,7 +24,7 @@ from pipeline.inference.pseudonyms import Pseudonyms, load_secret, secret_path
 from pipeline.inference.restoration import Restoration
 from pipeline.inference.terminal import Terminal
 from pipeline.models.precision import preferred_device
-from pipeline.weights import VARIANTS, shipped
+from pipeline.weights import VARIANTS, Variant, shipped
 
 _RANGES = {
     "strength": "a number from 0 (no change) to 1 (all of the correction)",
@@ -137,15 +137,14 @@ def _bundles(denoiser: Path | None, segmenter: Path | None, texture: bool | None
         _check_shipped_is_meant(texture, "a network is named; leave one of the two options out")
         return _Bundles(denoiser, segmenter)
     ours = shipped("texture" if texture else "plain")
-    none_ships = all(shipped(variant) is None for variant in VARIANTS)
-    champion = tracking.champion("denoiser", smoke=none_ships)
-    segmenter = tracking.champion("segmenter", smoke=none_ships)
+    champion = tracking.champion("denoiser", smoke=ours is None)
+    segmenter = tracking.champion("segmenter", smoke=ours is None)
     if champion is not None:
         way_out = "leave the option out" if ours is None else f"to take the shipped one name {ours}"
         _check_shipped_is_meant(texture, f"the registry's champion goes first; {way_out}")
         return _Bundles(champion, segmenter)
     if ours is None and texture is not None:
-        raise BundleError(_about_missing(texture, none_ships))
+        raise BundleError(_about_missing("texture" if texture else "plain"))
     if ours is None and segmenter is None:
         raise BundleError(
             "no trained model yet: run `make repro`, or name one with --denoiser or --segmenter"
@@ -159,17 +158,17 @@ def _check_shipped_is_meant(texture: bool | None, otherwise: str) -> None:
         raise ConfigError(f"{option} chooses between the shipped denoisers, and {otherwise}")
 
 
-def _about_missing(texture: bool, none_ships: bool) -> str:
-    if none_ships:
-        return "this copy of ldct-pipeline came without its denoisers; name one with --denoiser"
-    missing, option, other = (
-        ("that keeps the noise texture", "--texture", "--no-texture")
-        if texture
-        else ("of the lowest error", "--no-texture", "--texture")
-    )
+def _about_missing(variant: Variant) -> str:
+    without = "this copy of ldct-pipeline came without its"
+    option, other, other_option = {
+        "texture": ("--texture", "plain", "--no-texture"),
+        "plain": ("--no-texture", "texture", "--texture"),
+    }[variant]
+    if all(shipped(one) is None for one in VARIANTS):
+        return f"{without} denoisers; name one with --denoiser"
     return (
-        f"{option}: this copy of ldct-pipeline came without the denoiser {missing}; use {other}, which it "
-        "has, or name one with --denoiser"
+        f"{option}: {without} {variant} denoiser; take the {other} one with {other_option}, or name one "
+        "with --denoiser"
     )
 
 
