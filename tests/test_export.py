@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from dataclasses import replace
@@ -31,6 +32,7 @@ from pipeline.export import (
     ramp_input,
 )
 from pipeline.export.graph import converted, quantised
+from pipeline.export.libraries import nncf_library
 from pipeline.hu import ABDOMEN, RED_CNN_PAPER, WATER_CENTRED
 from pipeline.models import MODELS, build_model
 from pipeline.models.apply import restore_hu
@@ -427,3 +429,9 @@ def test_a_library_that_does_not_load_is_told_from_one_that_is_not_installed(mon
 def test_every_denoiser_is_tried_here():
     others = {"cnn10", "unet", "vae", "dcgan"}
     assert set(DENOISERS) | others == set(MODELS)
+
+
+def test_what_others_log_is_still_heard_after_int8(caplog):
+    nncf_library()
+    logging.getLogger("pipeline").warning("a store stopped answering")
+    assert caplog.messages == ["a store stopped answering"]

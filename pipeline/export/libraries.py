@@ -42,7 +42,9 @@ def nncf_library() -> Any:
         ConfigError: it is not installed, or does not load.
     """
     nncf = _library("nncf")
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(
+        logging.ERROR
+    )  # (its set_log_level reaches handlers that others share)
     return nncf
 
 
