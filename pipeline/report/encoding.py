@@ -16,11 +16,17 @@ WEBP_METHOD: Final = 6
 
 def for_page(png: bytes) -> bytes:
     """The picture as WebP of at most `MAX_WIDTH` pixels, or as it is where that is smaller."""
-    with Image.open(io.BytesIO(png)) as picture:
-        shown = picture.convert("RGB")
-    if shown.width > MAX_WIDTH:
-        height = round(shown.height * MAX_WIDTH / shown.width)
-        shown = shown.resize((MAX_WIDTH, height), Image.Resampling.LANCZOS)
+    shown = at_most_wide(png, MAX_WIDTH)
     stream = io.BytesIO()
     shown.save(stream, "WEBP", quality=WEBP_QUALITY, method=WEBP_METHOD)
     return min(stream.getvalue(), png, key=len)
+
+
+def at_most_wide(png: bytes, width: int) -> Image.Image:
+    """The picture in RGB, made smaller where it is wider than so many pixels."""
+    with Image.open(io.BytesIO(png)) as picture:
+        shown = picture.convert("RGB")
+    if shown.width > width:
+        height = round(shown.height * width / shown.width)
+        shown = shown.resize((width, height), Image.Resampling.LANCZOS)
+    return shown

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pipeline.figures import CurvePanel
 from pipeline.report.card.facts import RESTORED, Card, Model, against_normal_dose, baselines_of, get
+from pipeline.report.encoding import at_most_wide
 
 MAX_WIDTH: Final = 900
 COLOURS: Final = 96
@@ -37,11 +38,7 @@ def worst_of_each_dose(card: Card) -> list[tuple[float, Model]]:
 
 def small_png(png: bytes) -> bytes:
     """The picture at most `MAX_WIDTH` pixels wide, in few colours."""
-    with Image.open(io.BytesIO(png)) as picture:
-        shown = picture.convert("RGB")
-    if shown.width > MAX_WIDTH:
-        height = round(shown.height * MAX_WIDTH / shown.width)
-        shown = shown.resize((MAX_WIDTH, height), Image.Resampling.LANCZOS)
+    shown = at_most_wide(png, MAX_WIDTH)
     stream = io.BytesIO()
     shown.quantize(COLOURS, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
     return stream.getvalue()
