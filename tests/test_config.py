@@ -75,6 +75,10 @@ GAME = "weight: 1, optim: {lr: 1}"
             "adversarial.wasserstein.critic_steps?",
         ),
         (
+            "losses: [{kind: mse}, {kind: charbonnier}]\nerror_unit: noise_sd",
+            "error_unit: losses charbonnier have lengths in HU of their own; use gradient, l1, mse",
+        ),
+        (
             "losses: [{kind: mse, epsilon_hu: 1}]",
             "losses.0.mse.epsilon_hu: unknown key, not a key of this kind but of charbonnier",
         ),

@@ -31,7 +31,7 @@ def test_a_held_out_training_is_the_reference_s_but_for_steps_and_source(source)
 
 def test_the_texture_variant_goes_on_from_the_reference_with_a_discriminator():
     plain, texture = read("denoiser"), read("denoiser_texture")
-    for name in ("model", "data", "low_dose", "losses", "leave_out", "batch_size", "ema_decay"):
+    for name in ("model", "data", "low_dose", "losses", "error_unit", "leave_out", "batch_size", "ema_decay"):
         assert texture[name] == plain[name]
     assert texture["start_from"] == "models/reference/denoiser/bundle.safetensors"
     assert texture["optim"]["lr"] <= plain["optim"]["lr"] / 10

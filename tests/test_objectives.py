@@ -80,6 +80,17 @@ def test_each_loss_has_a_curve_and_the_total_weighs_them():
     assert not any(value.requires_grad for value in turn.logs.values())
 
 
+def test_errors_per_noise_weigh_each_sample_by_its_own_level():
+    objective = Restoration(WATER_CENTRED, [], losses=[MSE], per_noise=True)
+    batch = {
+        "low_dose": torch.zeros(2, 1, 24, 24),
+        "normal_dose": torch.full((2, 1, 24, 24), 30.0),
+        "noise_sd_hu": torch.tensor([5.0, 40.0]),
+    }
+    (turn,) = objective.turns({"denoiser": AddTenHU()}, batch, step=0, generator=draws())
+    assert turn.loss.item() == pytest.approx(((20 / 5) ** 2 + (20 / 40) ** 2) / 2)
+
+
 def test_a_restoration_needs_a_loss():
     with pytest.raises(ValueError, match="at least one loss"):
         Restoration(WATER_CENTRED, [], losses=[])

@@ -412,6 +412,11 @@ def test_the_paper_preset_is_the_published_red_cnn():
             },
             "noise_map needs the noise of the input, which is not known after a degradation",
         ),
+        (
+            "redcnn",
+            {"error_unit": "noise_sd"},
+            "error_unit noise_sd needs the noise level, which only a network with a noise map is told",
+        ),
     ],
 )
 def test_settings_that_cannot_be_used_are_named_in_one_line(project, name, change, message):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -35,6 +35,9 @@ def _in_the_project(bundle: str) -> str:
 
 BundlePath = Annotated[str, AfterValidator(_in_the_project)]
 """Of a bundle, relative to the project root and below it."""
+
+
+_SCALING_WITH_THE_IMAGES: Final = {"gradient", "l1", "mse"}
 
 
 class _Loss(Settings):
@@ -180,6 +183,8 @@ class RestorationSettings(TrainingSettings):
     Attributes:
         data: patches, scale and validation.
         losses: terms whose weighted sum is minimised.
+        error_unit: `hu` as they are; `noise_sd`: of each sample in units of its noise, so that every dose and
+            scanner counts alike; for a network with a noise map, and terms without a length in HU.
         degradation: steps that make the input from the normal dose.
         low_dose: low dose that is made while training.
         adversarial: a discriminator joins in.
@@ -189,10 +194,22 @@ class RestorationSettings(TrainingSettings):
     family: Literal["restoration"]
     data: PatchData = PatchData()
     losses: Annotated[tuple[LossTerm, ...], Field(min_length=1)] = (MeanSquaredErrorTerm(kind="mse"),)
+    error_unit: Literal["hu", "noise_sd"] = "hu"
     degradation: Steps | None = None
     low_dose: LowDoseSettings | None = None
     adversarial: Game | None = None
     start_from: BundlePath | None = None
+
+    @field_validator("error_unit")
+    @classmethod
+    def _terms_without_a_length(cls, unit: str, given: ValidationInfo) -> str:
+        bound = {term.kind for term in given.data.get("losses", ())} - _SCALING_WITH_THE_IMAGES
+        if unit == "noise_sd" and bound:
+            raise ValueError(
+                f"losses {', '.join(sorted(bound))} have lengths in HU of their own; use "
+                f"{', '.join(sorted(_SCALING_WITH_THE_IMAGES))}, or error_unit: hu"
+            )
+        return unit
 
     @field_validator("degradation")
     @classmethod

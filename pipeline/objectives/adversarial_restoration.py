@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
@@ -25,7 +26,7 @@ from pipeline.objectives.base import DISCRIMINATOR, Batch, Networks, Score, Turn
 from pipeline.objectives.restoration import Restoration
 
 Judge = Callable[[Tensor], Tensor]
-"""Candidates (N, 1, P, P) in network units → logits (N, 1, h, w), for given low doses."""
+"""Candidates (N, 1, P, P) in error units → logits (N, 1, h, w), for given low doses."""
 
 
 class Game(Protocol):
@@ -52,8 +53,8 @@ class NonSaturating:
     """Goodfellow et al. 2014, arXiv:1406.2661, with R1 (Mescheder et al. 2018, arXiv:1801.04406).
 
     Attributes:
-        r1_gamma: γ; the penalty is γ/2 times `losses.r1_penalty` at real pairs. It goes with the network's
-            unit: 1e-3 suits 1000 HU.
+        r1_gamma: γ; the penalty is γ/2 times `losses.r1_penalty` at real pairs. It goes with the square of
+            the error unit: 1e-3 suits 1000 HU, 1 the noise SD.
 
     Raises:
         ValueError: `r1_gamma` is not positive.
@@ -126,10 +127,10 @@ class Wasserstein:
 class AdversarialRestoration:
     """A supervised restoration whose result must also pass for a normal dose of its low dose.
 
-    The discriminator sees the low dose and a candidate, in network units: the normal dose or what was
-    restored. Up to `start_step` there is only the supervised turn. From then on the discriminator takes its
-    turn or turns, then the denoiser, whose loss is the supervised one plus `weight` times the game's; the
-    weight rises linearly from 0 over `ramp_steps`.
+    The discriminator sees the low dose and a candidate, in the restoration's error units: the normal dose or
+    what was restored. Up to `start_step` there is only the supervised turn. From then on the discriminator
+    takes its turn or turns, then the denoiser, whose loss is the supervised one plus `weight` times the
+    game's; the weight rises linearly from 0 over `ramp_steps`.
 
     Expect a lower PSNR than without: the mean of all plausible normal doses has the best PSNR and the noise
     of none of them. So the restoration's own validation, if it chooses the weights, prefers those that the
@@ -190,17 +191,18 @@ class AdversarialRestoration:
         network, discriminator = networks[self.product], networks[DISCRIMINATOR]
         image, target = self._restoration.prepare(network, batch, generator)
         playing = step >= self._start_step
-        low_dose = slice_to_restore(image, neighbours_of(network))
+        unit = partial(self._restoration.in_error_units, batch=batch)
+        low_dose = unit(slice_to_restore(image, neighbours_of(network)))
         if playing:
             with torch.no_grad():
-                fake = network(image).float()
+                fake = unit(network(image))
             for _ in range(self._game.critic_steps):
-                yield self._discriminator_turn(discriminator, low_dose, target, fake, generator)
+                yield self._discriminator_turn(discriminator, low_dose, unit(target), fake, generator)
         restored = network(image)
-        loss, logs = self._restoration.misfit(restored, target)
+        loss, logs = self._restoration.misfit(restored, target, batch)
         if playing:
             with _frozen(discriminator):
-                fooled = self._game.denoiser_loss(discriminator(_side_by_side(low_dose, restored.float())))
+                fooled = self._game.denoiser_loss(discriminator(_side_by_side(low_dose, unit(restored))))
             loss = loss + self.weight_at(step) * fooled
             logs["loss_adversarial"] = fooled.detach()
         yield Turn(self.product, loss, logs)

@@ -95,6 +95,9 @@ class Restoration:
         degradation: makes the input from the normal dose; without a step it is the batch's low dose.
         input_words: what the validation's input is, for the convention, where it is neither a stored low dose
             nor made by `degradation`.
+        per_noise: the losses see both images divided by the noise SD of the sample's series, so every dose
+            and scanner counts alike. Without it a squared error is that of the noisiest samples: 5 % of a
+            sharp kernel's dose weighs some hundred times as much as 50 % of a smooth one's.
 
     Raises:
         ValueError: `losses` is empty.
@@ -110,6 +113,7 @@ class Restoration:
         losses: Sequence[LossTerm] = (MSE,),
         degradation: Sequence[Degradation] = (),
         input_words: str | None = None,
+        per_noise: bool = False,
     ) -> None:
         if not losses:
             raise ValueError("a restoration needs at least one loss")
@@ -117,6 +121,7 @@ class Restoration:
         self._validation = validation
         self._losses = losses
         self._degradation = degradation
+        self._per_noise = per_noise
         if degradation and input_words is None:
             input_words = f"normal dose after {', '.join(map(repr, degradation))}"
         self._convention = CONVENTION if input_words is None else f"{CONVENTION}, input: {input_words}"
@@ -132,7 +137,7 @@ class Restoration:
         """One turn; see `prepare` for the batch and `misfit` for the curves."""
         network = networks[self.product]
         image, target = self.prepare(network, batch, generator)
-        loss, logs = self.misfit(network(image), target)
+        loss, logs = self.misfit(network(image), target, batch)
         yield Turn(self.product, loss, logs)
 
     def prepare(self, network: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -157,16 +162,29 @@ class Restoration:
         )
         return network_input(network, degraded.hu, self._scale, noise_sd_hu=None), target
 
-    def misfit(self, restored: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def misfit(self, restored: Tensor, target: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, and `loss_<name>` of each term without its weight.
 
         Args:
             restored: (N, 1, P, P) in network units.
             target: the same shape.
+            batch: that they belong to, with `noise_sd_hu` (N,) where errors count per noise.
         """
+        restored, target = self.in_error_units(restored, batch), self.in_error_units(target, batch)
         values = {term.name: term.function(restored, target) for term in self._losses}
         weighted = [term.weight * values[term.name] for term in self._losses]
         return torch.stack(weighted).sum(), {f"loss_{name}": value.detach() for name, value in values.items()}
+
+    def in_error_units(self, image: Tensor, batch: Batch) -> Tensor:
+        """(N, 1, P, P) float32 in network units, or, where errors count per noise, in noise SDs.
+
+        Args:
+            image: in network units.
+            batch: that it belongs to.
+        """
+        if not self._per_noise:
+            return image.float()
+        return image.float() * (self._scale.unit_hu / batch["noise_sd_hu"].float())[:, None, None, None]
 
     def validate(self, networks: Networks, *, bf16: bool) -> Score:
         """PSNR of the restored slices; the details hold the input's own score, the gain, and SSIM of both."""

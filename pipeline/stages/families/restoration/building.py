@@ -113,6 +113,7 @@ def _objective(
         losses=losses,
         degradation=_degradation(settings),
         input_words=None if settings.low_dose is None else made_in_words(settings.low_dose),
+        per_noise=settings.error_unit == "noise_sd",
     )
     return restoration if settings.adversarial is None else _with_game(restoration, settings.adversarial)
 
@@ -197,7 +198,9 @@ def _record(
     settings: RestorationSettings, batches: Batches, *, encoders: Mapping[str, str], start_from: str | None
 ) -> dict[str, Any]:
     """What the bundle keeps: losses, how the input was made, its noise, the game, other bundles' hashes."""
-    kept = settings.model_dump(mode="json", include={"losses", "degradation", "low_dose", "adversarial"})
+    kept = settings.model_dump(
+        mode="json", include={"losses", "error_unit", "degradation", "low_dose", "adversarial"}
+    )
     if isinstance(batches, LowDoseBatches) and batches.noise_sd_hu is not None:
         kept["low_dose"]["noise_sd_hu"] = list(batches.noise_sd_hu)
     kept |= {"encoders": dict(encoders), "start_from": start_from}

@@ -34,6 +34,11 @@ def check_network(network: nn.Module, settings: RestorationSettings, scale: HUSc
             f"model.arguments.neighbours {neighbours_of(network)} needs stored neighbouring slices, but "
             f"{made} makes single ones; set neighbours: 0, or remove {made}"
         )
+    if settings.error_unit == "noise_sd" and not takes_noise_map(network):
+        raise ConfigError(
+            "error_unit noise_sd needs the noise level, which only a network with a noise map is told; set "
+            "model.arguments.noise_map: true, or error_unit: hu"
+        )
     if made == "degradation" and takes_noise_map(network):
         raise ConfigError(
             "model.arguments.noise_map needs the noise of the input, which is not known after a degradation; "
