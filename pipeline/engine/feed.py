@@ -82,6 +82,8 @@ class Feed:
             batch_size=None,
             sampler=self._parts,
             num_workers=self._plan.workers,
+            # a fork would copy locks that this process's threads hold, and wait for them forever
+            multiprocessing_context="spawn" if self._plan.workers else None,
             pin_memory=cuda,
             generator=torch.Generator(),  # or it would draw from the caller's
         )
