@@ -509,6 +509,22 @@ def report(preset: Preset = None) -> None:
 
 
 @app.command(rich_help_panel="Stages")
+def publish(preset: Preset = None) -> None:
+    """Put trained weights into the package: pipeline/weights/, which `ldct predict` takes by default.
+
+    The plain denoiser goes in as it is, its texture variant only if its scores keep the rules on noise
+    texture, HU bias and detectability; each broken rule is one line with its numbers. The verdict is
+    written to metrics/<preset>/texture_gate.json. Both must have been evaluated as they are.
+
+    Example: ldct publish --preset reference
+    """
+    chosen = _choose(preset)
+    from pipeline.stages import publish as stage
+
+    stage.run(chosen)
+
+
+@app.command(rich_help_panel="Stages")
 def card(preset: Preset = None) -> None:
     """Write the model card of the denoiser in the package: docs/model_card.md and its pictures.
 

@@ -337,6 +337,37 @@ def test_the_weights_are_told_by_their_hash_and_whether_they_ship(project, monke
     assert "**changed since**" in row
 
 
+def write_gate(*, broken=(), **model_hash):
+    hashes = {name: denoiser_bundle().model_hash for name in ("denoiser", "denoiser_texture")}
+    verdict = {"ships": not broken, "broken": list(broken), "model_hash": hashes | model_hash}
+    write_scores("texture_gate", verdict)
+
+
+def test_the_card_says_whether_the_texture_variant_ships_and_by_which_rules(project):
+    def told():
+        text = section(page(), "Plain and texture variant")
+        assert text.count("HU bias in body, soft tissue, bone, lung, fat must be at most 1 HU") == 1
+        return text
+
+    assert "has **not been judged** yet: `ldct publish --preset reference`." in told()
+    write_gate()
+    assert "**The texture variant ships**" in told()
+    write_gate(broken=["10 % dose, detectability to CHO: lost, the plain variant's: kept"])
+    text = told()
+    assert "**The texture variant does NOT ship**" in text
+    assert "Broken:\n\n- 10 % dose, detectability to CHO: lost, the plain variant's: kept\n" in text
+
+
+def test_a_verdict_on_other_weights_is_none_on_these(project):
+    save_bundle(LAYOUT.bundle("denoiser_texture"), denoiser_bundle())
+    write_gate()
+    assert "**The texture variant ships**" in page()
+    write_gate(denoiser_texture="other")
+    text = page()
+    assert "was judged with **other weights** of denoiser_texture: `ldct publish --preset reference`." in text
+    assert "**The texture variant ships**" not in text
+
+
 def test_after_a_clone_the_card_is_about_the_weights_in_the_package(project, monkeypatch):
     save_bundle(project / "shipped.safetensors", denoiser_bundle())
     monkeypatch.setattr(stage, "shipped", lambda _: project / "shipped.safetensors")

@@ -20,7 +20,7 @@ from pipeline import __version__
 from pipeline.cli import main
 from pipeline.errors import ConfigError, DataError
 
-STAGES = ("simulate", "ingest", "train", "evaluate", "inspect", "predict", "export", "report")
+STAGES = ("simulate", "ingest", "train", "evaluate", "inspect", "predict", "export", "report", "publish")
 
 
 @pytest.fixture(autouse=True)

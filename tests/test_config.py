@@ -76,7 +76,8 @@ GAME = "weight: 1, optim: {lr: 1}"
         ),
         (
             "losses: [{kind: mse}, {kind: charbonnier}]\nerror_unit: noise_sd",
-            "error_unit: losses charbonnier have lengths in HU of their own; use gradient, l1, mse, or error_unit: hu, got 'noise_sd'",
+            "error_unit: losses charbonnier have lengths in HU of their own; use gradient, l1, mse, "
+            "or error_unit: hu, got 'noise_sd'",
         ),
         (
             "losses: [{kind: mse, epsilon_hu: 1}]",

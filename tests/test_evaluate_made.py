@@ -368,7 +368,7 @@ def test_where_no_case_is_readable_one_line_says_so(project, monkeypatch):
     def unreadable(case, **_):
         raise DataError(f"case {case.case_id}: its own noise cannot be read")
 
-    monkeypatch.setattr("pipeline.stages.evaluation.restoration.low_doses.case_acquisition", unreadable)
+    monkeypatch.setattr("pipeline.data.low_dose_slices.case_acquisition", unreadable)
     with pytest.raises(DataError, match="no validation case can be given a low dose: case b1"):
         evaluated(project)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
 
@@ -20,7 +19,7 @@ from pipeline.config.restoration import RestorationSettings
 from pipeline.config.sources import SourceOrigin, SourceOrigins
 from pipeline.data import Case, read_cases, read_fingerprint
 from pipeline.data.cases import INDEX
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError
 from pipeline.figures import save_curve_panels
 from pipeline.manifest import ROLES, file_sha256, folder_sha256
 from pipeline.report.card import (
@@ -35,10 +34,9 @@ from pipeline.report.card import (
     worst_of_each_dose,
 )
 from pipeline.stages.evaluation.restoration.verdicts import PROMISED_UP_TO, ROUNDING_DB
+from pipeline.stages.shipping import PLAIN, TEXTURE, TEXTURE_GATE, read_json, write_whole
 from pipeline.weights import Variant, shipped
 
-PLAIN: Final = "denoiser"
-TEXTURE: Final = "denoiser_texture"
 WITHOUT: Final = "denoiser_without_"
 VARIANT_OF: Final[dict[str, Variant]] = {PLAIN: "plain", TEXTURE: "texture"}
 PAGE: Final = Path("docs/model_card.md")
@@ -106,7 +104,8 @@ def _card(layout: Layout) -> Card:
         rounding_db=ROUNDING_DB,
         settings_sha256=file_sha256(layout.config("evaluate")),
         slices_per_case=evaluation.slices_per_case,
-        kernel_pairs=_read_json(layout.metrics("kernel_pairs")),
+        texture_gate=read_json(layout.metrics(TEXTURE_GATE)),
+        kernel_pairs=read_json(layout.metrics("kernel_pairs")),
         why=_note("why"),
         known=_note("known"),
     )
@@ -120,7 +119,7 @@ def _model(layout: Layout, name: str, *, held_out: str = "") -> Model:
         settings=dict(_settings(load_settings(config, RestorationSettings))),
         config_sha256=file_sha256(config),
         weights=_weights(layout, name),
-        scores=_read_json(layout.metrics(name)),
+        scores=read_json(layout.metrics(name)),
     )
 
 
@@ -196,7 +195,7 @@ def _write(layout: Layout, card: Card) -> None:
     if panels := gain_panels(card):
         save_curve_panels(GAIN, panels, x_label="dose [%]", columns=3)
     page = render(replace(card, pictures=dict(_worst_slices(layout, card))))
-    _replace(PAGE, page.encode())
+    write_whole(PAGE, page.encode())
 
 
 def _worst_slices(layout: Layout, card: Card) -> Iterator[tuple[str, str]]:
@@ -206,7 +205,7 @@ def _worst_slices(layout: Layout, card: Card) -> Iterator[tuple[str, str]]:
         name = f"worst_dose_{dose:g}.png"
         drawn = layout.evaluation(fold.name) / name
         if drawn.is_file():
-            _replace(PICTURES / name, small_png(drawn.read_bytes()))
+            write_whole(PICTURES / name, small_png(drawn.read_bytes()))
             images = attribution[fold.held_out]
             yield (
                 name,
@@ -217,19 +216,3 @@ def _worst_slices(layout: Layout, card: Card) -> Iterator[tuple[str, str]]:
 def _note(name: str) -> str:
     path = NOTES / f"{name}.md"
     return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
-
-
-def _read_json(path: Path) -> Mapping[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as damaged:
-        raise DataError(f"{path}: damaged ({damaged}); run its stage again") from None
-    return content
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)

@@ -13,6 +13,8 @@ INPUT: Final = "input"
 RESTORED: Final = "restored"
 FULL: Final = "full"
 """Convention by which slices are compared with their input."""
+BIAS: Final = "bias_against_normal_dose_hu"
+TISSUES: Final = ("body", "soft_tissue", "bone", "lung", "fat")
 _DOSE: Final = "dose_"
 
 
@@ -72,9 +74,7 @@ class Model:
     @property
     def by_dose(self) -> dict[float, Scores]:
         """Scores by dose fraction, the highest dose first."""
-        found = (self.scores or {}).get("doses", {})
-        doses = {float(key.removeprefix(_DOSE)): scores for key, scores in found.items()}
-        return {dose: doses[dose] for dose in sorted(doses, reverse=True)}
+        return scores_by_dose(self.scores)
 
     @property
     def slices(self) -> int | None:
@@ -126,6 +126,8 @@ class Card:
         rounding_db: by how much a slice may, for rounding alone.
         settings_sha256: of the evaluation's settings as they are now.
         slices_per_case: most slices of a case that are scored.
+        texture_gate: of `ldct publish`: whether the texture variant `ships`, the `broken` rules, and the
+            `model_hash` of both variants; None where it was not judged.
         kernel_pairs: `text`, and perhaps `columns` and `rows`, on scans of one acquisition with two kernels.
         why: hand-written: why this network.
         known: hand-written: what is known to fail.
@@ -143,6 +145,7 @@ class Card:
     rounding_db: float
     settings_sha256: str
     slices_per_case: int
+    texture_gate: Mapping[str, Any] | None = None
     kernel_pairs: Mapping[str, Any] | None = None
     why: str = ""
     known: str = ""
@@ -150,7 +153,7 @@ class Card:
 
     @property
     def variants(self) -> tuple[Model, ...]:
-        """The models that ship."""
+        """The plain denoiser, and the one for texture where the preset has one."""
         return (self.plain,) if self.texture is None else (self.plain, self.texture)
 
     @property
@@ -172,6 +175,13 @@ class Card:
     def command(self, stage: str, name: str) -> str:
         """What makes the part that is missing."""
         return f"`ldct {stage} {name} --preset {self.preset}`"
+
+
+def scores_by_dose(scores: Scores | None) -> dict[float, Scores]:
+    """Scores by dose fraction, the highest dose first."""
+    found = (scores or {}).get("doses", {})
+    doses = {float(key.removeprefix(_DOSE)): own for key, own in found.items()}
+    return {dose: doses[dose] for dose in sorted(doses, reverse=True)}
 
 
 def get(scores: Mapping[str, Any] | None, *keys: str) -> Any:

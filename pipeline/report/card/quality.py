@@ -6,13 +6,30 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
-from pipeline.report.card.facts import INPUT, RESTORED, Card, Model, Scores, against_normal_dose, get
-from pipeline.report.card.markdown import NOT_MEASURED, gap, interval, number, percent, signed, table
+from pipeline.report.card.facts import (
+    BIAS,
+    INPUT,
+    RESTORED,
+    TISSUES,
+    Card,
+    Model,
+    Scores,
+    against_normal_dose,
+    get,
+)
+from pipeline.report.card.gate import whether_texture_ships
+from pipeline.report.card.markdown import (
+    NOT_MEASURED,
+    gap,
+    interval,
+    number,
+    percent,
+    signed,
+    table,
+)
 
 Cells = Callable[[Model, Scores], list[str]]
-BIAS: Final = "bias_against_normal_dose_hu"
 WORST_BIAS: Final = f"worst_patient_{BIAS}"
-TISSUES: Final = ("body", "soft_tissue", "bone", "lung", "fat")
 _TEXTURE_HEADS: Final = (
     "scores of",
     "dose",
@@ -31,11 +48,11 @@ def told(model: Model) -> str:
 
 
 def variants(card: Card) -> Iterator[str]:
-    """The shipped weights on test patients, beside each other."""
+    """Both on test patients, beside each other, and whether the one for texture ships."""
     yield (
-        "The weights that ship, on patients that did not train them but are of sources that did: read the "
-        "held-out sources for scans from elsewhere. `--texture` gives up PSNR to leave noise like that of "
-        "the normal dose."
+        "On patients that did not train them but are of sources that did: read the held-out sources for "
+        "scans from elsewhere. The texture variant (`ldct predict --texture`) gives up PSNR to leave noise "
+        "like that of the normal dose."
     )
     first = card.conventions[0]
     heads = ["weights", "dose", "patients, slices", f"gain {' / '.join(card.conventions)} [dB]", "ceiling"]
@@ -43,6 +60,8 @@ def variants(card: Card) -> Iterator[str]:
     yield _by_dose(card, card.variants, heads, partial(_variant, card))
     if card.texture is None:
         yield f"The texture variant: {NOT_MEASURED}, the preset has none."
+    else:
+        yield from whether_texture_ships(card)
 
 
 def _variant(card: Card, model: Model, scores: Scores) -> list[str]:

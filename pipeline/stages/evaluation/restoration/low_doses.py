@@ -12,7 +12,7 @@ import torch
 from pipeline.config.evaluate import MadeDoseSettings
 from pipeline.data import Case
 from pipeline.data.low_dose_levels import LowDoseLevels, low_dose_levels
-from pipeline.data.low_dose_slices import case_acquisition, low_dose_slice
+from pipeline.data.low_dose_slices import AssumedScan, low_dose_slice, read_or_assumed
 from pipeline.dose.insertion import Acquisition
 from pipeline.errors import DataError
 from pipeline.stages.evaluation.context import Slice
@@ -81,26 +81,18 @@ def scans_of(
         seed: of the evaluation; cases draw different noise from it.
         device: where the noise is made.
     """
+    unreadable = None if settings.unreadable is None else AssumedScan(**settings.unreadable.model_dump())
     for case in cases:
         try:
-            acquisition, origin = _acquisition(case, settings, device)
+            acquisition, assumed = read_or_assumed(
+                case, photons_per_ray=None, kernel_cutoff_per_mm=None, unreadable=unreadable, device=device
+            )
             levels = _levels(case, acquisition, settings, device) if noise_levels else None
         except DataError as unusable:
             yield Unusable(case, str(unusable))
         else:
+            origin = ASSUMED if assumed else READ
             yield Scan(case, acquisition, origin, levels, _seed_of(case, seed))
-
-
-def _acquisition(case: Case, settings: MadeDoseSettings, device: torch.device) -> tuple[Acquisition, str]:
-    try:
-        read = case_acquisition(case, photons_per_ray=None, kernel_cutoff_per_mm=None, device=device)
-    except DataError:
-        if settings.unreadable is None:
-            raise
-    else:
-        return read, READ
-    assumed = settings.unreadable.model_dump()
-    return case_acquisition(case, **assumed, device=device), ASSUMED
 
 
 def _levels(
