@@ -44,7 +44,7 @@ def test_the_weights_depend_on_all_code_that_decides_them(stage):
     assert sorted(path for path in used if not is_below(path, named)) == []
 
 
-@pytest.mark.parametrize("stage", [*COMMANDS, "card"])
+@pytest.mark.parametrize("stage", [*COMMANDS, "kernel_pairs", "card"])
 def test_the_weights_depend_on_code_that_exists(stage):
     named = [path for path in code_of(stage) if not path.endswith(".safetensors")]  # `publish` writes these
     assert [path for path in named if not (CHECKOUT / path).exists()] == []
