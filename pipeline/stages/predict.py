@@ -18,6 +18,7 @@ from pipeline.config.predict import PredictSettings
 from pipeline.errors import BundleError, ConfigError
 from pipeline.inference.engines import choose_engine
 from pipeline.inference.folder import check_folders, run_folder
+from pipeline.inference.memory import keep_freed_memory
 from pipeline.inference.networks import Network
 from pipeline.inference.outcomes import exit_code
 from pipeline.inference.pseudonyms import Pseudonyms, load_secret, secret_path
@@ -95,6 +96,7 @@ def run(
     check_folders(source, target)
     secret = secret_path(os.environ, root=tracking.project_root(), apart_from=(source, target))
     bundles = _bundles(denoiser, segmenter, texture)
+    keep_freed_memory()
     restoration = _restoration(bundles, chosen)
     pseudonyms = Pseudonyms(load_secret(secret))
     with Terminal(restoration.command) as terminal:
