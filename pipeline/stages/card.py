@@ -127,7 +127,8 @@ def _settings(settings: RestorationSettings) -> Iterator[tuple[str, str]]:
     yield "steps", f"{settings.steps:,}"
     yield "batch", f"{settings.batch_size} of {settings.data.patch_size}²"
     yield "seed", str(settings.seed)
-    yield "loss", " + ".join(term.kind for term in settings.losses)
+    unit = " in noise SDs" if settings.error_unit == "noise_sd" else ""
+    yield "loss", " + ".join(term.kind for term in settings.losses) + unit
     yield "adversarial", "no" if settings.adversarial is None else settings.adversarial.game
     yield "learning rate", f"{settings.optim.lr:g}"
     yield "pixel zooms", ", ".join(f"{zoom:g}" for zoom in settings.data.zooms)
