@@ -54,7 +54,7 @@ class NonSaturating:
 
     Attributes:
         r1_gamma: γ; the penalty is γ/2 times `losses.r1_penalty` at real pairs. It goes with the square of
-            the error unit: 1e-3 suits 1000 HU, 1 the noise SD.
+            the error unit: 1e-3 suits 1000 HU, 0.02 the noise SD.
 
     Raises:
         ValueError: `r1_gamma` is not positive.
