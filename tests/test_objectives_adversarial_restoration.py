@@ -61,7 +61,8 @@ def turns_of(objective, networks, *, step=0, seed=0, batch=None):
 
 
 def side_by_side(batch, candidate):
-    return torch.cat([batch["low_dose"] / 1000, candidate], dim=1)
+    low_dose = batch["low_dose"] / 1000
+    return torch.cat([low_dose, low_dose - candidate], dim=1)
 
 
 @pytest.mark.parametrize("game", GAMES)

@@ -127,10 +127,10 @@ class Wasserstein:
 class AdversarialRestoration:
     """A supervised restoration whose result must also pass for a normal dose of its low dose.
 
-    The discriminator sees the low dose and a candidate, in the restoration's error units: the normal dose or
-    what was restored. Up to `start_step` there is only the supervised turn. From then on the discriminator
-    takes its turn or turns, then the denoiser, whose loss is the supervised one plus `weight` times the
-    game's; the weight rises linearly from 0 over `ramp_steps`.
+    The discriminator sees the low dose and what a candidate, the normal dose or what was restored, takes from
+    it, in the restoration's error units. Up to `start_step` there is only the supervised turn. From then on
+    the discriminator takes its turn or turns, then the denoiser, whose loss is the supervised one plus
+    `weight` times the game's; the weight rises linearly from 0 over `ramp_steps`.
 
     Expect a lower PSNR than without: the mean of all plausible normal doses has the best PSNR and the noise
     of none of them. So the restoration's own validation, if it chooses the weights, prefers those that the
@@ -244,7 +244,11 @@ class _LatestScore(Score):
 
 
 def _side_by_side(low_dose: Tensor, candidate: Tensor) -> Tensor:
-    return torch.cat([low_dose, candidate], dim=1)
+    """(N, 2, P, P): the low dose and what the candidate takes from it.
+
+    As a difference the noise reaches the layers whole: beside -1000 HU, bfloat16 knows steps of 4 HU.
+    """
+    return torch.cat([low_dose, low_dose - candidate], dim=1)
 
 
 def _watched(real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
