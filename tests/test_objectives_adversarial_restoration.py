@@ -7,6 +7,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import nn
+from torch.nn.functional import avg_pool2d
 
 from pipeline.degradations import WhiteNoise
 from pipeline.hu import WATER_CENTRED
@@ -62,7 +63,8 @@ def turns_of(objective, networks, *, step=0, seed=0, batch=None):
 
 def side_by_side(batch, candidate):
     low_dose = batch["low_dose"] / 1000
-    return torch.cat([low_dose, low_dose - candidate], dim=1)
+    smooth = avg_pool2d(low_dose, 9, stride=1, padding=4, count_include_pad=False)
+    return torch.cat([low_dose - smooth, candidate - smooth], dim=1)
 
 
 @pytest.mark.parametrize("game", GAMES)

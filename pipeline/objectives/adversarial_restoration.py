@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from pipeline.losses import (
     discriminator_loss,
@@ -127,10 +128,10 @@ class Wasserstein:
 class AdversarialRestoration:
     """A supervised restoration whose result must also pass for a normal dose of its low dose.
 
-    The discriminator sees the low dose and what a candidate, the normal dose or what was restored, takes from
-    it, in the restoration's error units. Up to `start_step` there is only the supervised turn. From then on
-    the discriminator takes its turn or turns, then the denoiser, whose loss is the supervised one plus
-    `weight` times the game's; the weight rises linearly from 0 over `ramp_steps`.
+    The discriminator sees the low dose and a candidate, the normal dose or what was restored, both less the
+    low dose's local mean and in the restoration's error units. Up to `start_step` there is only the
+    supervised turn. From then on the discriminator takes its turn or turns, then the denoiser, whose loss is
+    the supervised one plus `weight` times the game's; the weight rises linearly from 0 over `ramp_steps`.
 
     Expect a lower PSNR than without: the mean of all plausible normal doses has the best PSNR and the noise
     of none of them. So the restoration's own validation, if it chooses the weights, prefers those that the
@@ -244,11 +245,12 @@ class _LatestScore(Score):
 
 
 def _side_by_side(low_dose: Tensor, candidate: Tensor) -> Tensor:
-    """(N, 2, P, P): the low dose and what the candidate takes from it.
+    """(N, 2, P, P): the low dose and the candidate, both less the low dose's mean over 9x9 pixels.
 
-    As a difference the noise reaches the layers whole: beside -1000 HU, bfloat16 knows steps of 4 HU.
+    What is left is noise and edges: beside -1000 HU, bfloat16 would round noise to steps of 4 HU.
     """
-    return torch.cat([low_dose, low_dose - candidate], dim=1)
+    smooth = avg_pool2d(low_dose, 9, stride=1, padding=4, count_include_pad=False)
+    return torch.cat([low_dose - smooth, candidate - smooth], dim=1)
 
 
 def _watched(real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
