@@ -1,6 +1,6 @@
 """How quickly a folder of CT is denoised, DICOM to DICOM, beside the straightforward path of public code.
 
-    python benchmarks/predict.py [--slices 200] [--features 96] [--long 1000] [--engine auto]
+    python benchmarks/predict.py [--slices 200] [--features 96] [--long 1000] [--precisions auto int8]
 
 Both paths denoise the same uncompressed 512² series with the same RED-CNN. The public path is what most
 repositories do: pydicom in a loop, each slice through the eager float32 network, pydicom again to write. Ours
@@ -29,6 +29,7 @@ from pipeline.bundle import Bundle, load_bundle, save_bundle
 from pipeline.hu import WATER_CENTRED
 from pipeline.models import build_model
 
+PRECISIONS = ("auto", "fp32", "bf16", "int8")
 TINY_FEATURES = 1
 
 
@@ -40,35 +41,42 @@ def main() -> None:
     parser.add_argument("--slices", type=int, default=200)
     parser.add_argument("--features", type=int, default=96)
     parser.add_argument("--long", type=int, default=1000, help="0 leaves the long series out")
-    parser.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto")
+    parser.add_argument("--precisions", choices=PRECISIONS, nargs="+", default=["auto", "int8"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ldct-benchmark-") as scratch:
         root = Path(scratch)
         result: dict[str, object] = {"machine": machine(), "slice": "512x512"}
-        result["folder_to_folder"] = compare(root, options.slices, options.features, options.engine)
+        result["folder_to_folder"] = compare(root, options.slices, options.features, options.precisions)
         if options.long:
-            result["long_series"] = long_series(root, options.long, options.engine)
+            result["long_series"] = long_series(root, options.long)
     text = json.dumps(result, indent=2) + "\n"
     (CHECKOUT / "benchmarks" / "results" / "predict.json").write_text(text, encoding="utf-8")
     print(text, end="")
 
 
-def compare(root: Path, slices: int, features: int, engine: str) -> dict[str, float | str]:
-    """Both paths on one series, and what ours spends outside the network."""
+def compare(root: Path, slices: int, features: int, precisions: list[str]) -> dict[str, object]:
+    """The public path on one series, and ours in each precision."""
     source, weights = root / "source", root / "weights.safetensors"
     write_series(source, slices)
     write_bundle(weights, features)
     public_s = timed_public_path(source, root / "public", weights)
-    ours_s, peak_mib, record = predict(source, root / "ours", weights, engine)
-    timings = record["timings_s"]
-    network_s = timings["denoise"]
     return {
         "slices": slices,
         "features": features,
+        "public_path_s": round(public_s, 1),
+        "ours": {name: ours(source, root / name, weights, name, public_s) for name in precisions},
+    }
+
+
+def ours(source: Path, target: Path, weights: Path, precision: str, public_s: float) -> dict[str, object]:
+    """`ldct predict` beside the public path, and what it spends outside the network."""
+    ours_s, peak_mib, record = predict(source, target, weights, precision)
+    timings = record["timings_s"]
+    network_s = timings["denoise"]
+    return {
         "engine": record["recipe"]["denoiser"]["engine"],
         "precision": record["recipe"]["denoiser"]["precision"],
-        "public_path_s": round(public_s, 1),
-        "ours_s": round(ours_s, 1),
+        "seconds": round(ours_s, 1),
         "times_faster": round(public_s / ours_s, 2),
         "network_s": round(network_s, 1),
         "all_but_the_network_percent": round(100 * (1 - network_s / timings["total"]), 1),
@@ -77,12 +85,12 @@ def compare(root: Path, slices: int, features: int, engine: str) -> dict[str, fl
     }
 
 
-def long_series(root: Path, slices: int, engine: str) -> dict[str, float | str]:
+def long_series(root: Path, slices: int) -> dict[str, float | str]:
     """A network of one feature on many slices."""
     source, weights = root / "long", root / "tiny.safetensors"
     write_series(source, slices)
     write_bundle(weights, TINY_FEATURES)
-    seconds, peak_mib, record = predict(source, root / "long_ours", weights, engine)
+    seconds, peak_mib, record = predict(source, root / "long_ours", weights, "auto")
     rest_s = record["timings_s"]["total"] - record["timings_s"]["denoise"]
     return {
         "slices": slices,
@@ -136,13 +144,13 @@ def timed_public_path(source: Path, target: Path, weights: Path) -> float:
     return time.perf_counter() - began
 
 
-def predict(source: Path, target: Path, weights: Path, engine: str) -> tuple[float, int, dict]:
+def predict(source: Path, target: Path, weights: Path, precision: str) -> tuple[float, int, dict]:
     """Seconds and peak memory of `ldct predict`, and the record of its one series."""
     command = [sys.executable, "-m", "pipeline", "predict", str(source), str(target)]
     began = time.perf_counter()
     with peak_memory() as peak_mib:
         subprocess.run(
-            [*command, "--denoiser", str(weights), "--engine", engine], env=environment(), check=True
+            [*command, "--denoiser", str(weights), "--precision", precision], env=environment(), check=True
         )
     seconds = time.perf_counter() - began
     (record,) = target.glob("*/*/series.json")
