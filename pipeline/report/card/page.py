@@ -97,7 +97,10 @@ def _missing(card: Card) -> Iterator[str]:
     if card.kernel_pairs is None:
         yield f"the head-phantom kernel pairs: no `metrics/{card.preset}/kernel_pairs.json`"
     if not _has_bm3d(card):
-        yield "BM3D: no baseline in the settings of the evaluation (its package is for non-commercial use)"
+        yield (
+            "BM3D on all slices (its package is for non-commercial use); on some: "
+            "[benchmarks](../benchmarks/README.md)"
+        )
 
 
 def _has_bm3d(card: Card) -> bool:
