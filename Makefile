@@ -37,7 +37,7 @@ smoke: setup ## Run the same road on tiny data in a scratch copy (.ldct/smoke)
 	cd $(SMOKE) && git init --quiet && sed -i 's/^preset:.*/preset: smoke/' configs/preset.yaml && dvc repro
 
 test: setup ## Run the whole test suite, slow tests included, file by file on up to 4 cores
-	OMP_NUM_THREADS=1 pytest -m "" --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 pytest -m "" --numprocesses auto --maxprocesses 4 --max-worker-restart 0 --dist loadfile
 
 check: setup ## Check format, lint, types, import contracts and the Dockerfile
 	ruff format --check .

@@ -122,6 +122,14 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.training_setup"])
 
 
+def train_with_loaders(folder, workers):
+    """Train in this process with loading processes beside it, and leave the digest in the folder."""
+    torch.set_num_threads(1)
+    parts = denoiser(read_cases(folder / "cases", "train"))
+    outcome = run(parts, ResumeStore(folder / f"resume {workers}", "key"), steps=4, workers=workers)
+    (folder / f"digest {workers}").write_text(str(digest(outcome)))
+
+
 def train_in_process(folder, kind, wait_s=0.0):
     """Train in this process from whatever is in the folder, and leave digest and curves there."""
     torch.set_num_threads(1)

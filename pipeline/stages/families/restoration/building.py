@@ -198,9 +198,10 @@ def _record(
     settings: RestorationSettings, batches: Batches, *, encoders: Mapping[str, str], start_from: str | None
 ) -> dict[str, Any]:
     """What the bundle keeps: losses, how the input was made, its noise, the game, other bundles' hashes."""
-    kept = settings.model_dump(
-        mode="json", include={"losses", "error_unit", "degradation", "low_dose", "adversarial"}
-    )
+    told = {"losses", "degradation", "low_dose", "adversarial"}
+    if settings.error_unit != "hu":
+        told.add("error_unit")
+    kept = settings.model_dump(mode="json", include=told)
     if isinstance(batches, LowDoseBatches) and batches.noise_sd_hu is not None:
         kept["low_dose"]["noise_sd_hu"] = list(batches.noise_sd_hu)
     kept |= {"encoders": dict(encoders), "start_from": start_from}
