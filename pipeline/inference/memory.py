@@ -17,8 +17,8 @@ def keep_freed_memory() -> None:
     """Let this process keep what it frees, for the next layer or slice; on Linux with glibc, else do nothing.
 
     The features of one layer of a 512² slice are tens of MB. glibc gives blocks of that size back to the
-    system at once, which then clears every page anew for the next layer: 40 % of the time of a RED-CNN of 96
-    features in bfloat16 (benchmarks/engines.py). The price is that the process stays as large as it ever was.
+    system at once, which then clears every page anew for the next layer, and a fast layer waits for that.
+    The price is that the process stays as large as it ever was.
     """
     if sys.platform != "linux":
         return

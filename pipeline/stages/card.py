@@ -34,7 +34,8 @@ from pipeline.report.card import (
     worst_of_each_dose,
 )
 from pipeline.stages.evaluation.restoration.verdicts import PROMISED_UP_TO, ROUNDING_DB
-from pipeline.stages.shipping import PLAIN, TEXTURE, TEXTURE_GATE, read_json, write_whole
+from pipeline.stages.scores import read_json
+from pipeline.stages.shipping import PLAIN, TEXTURE, TEXTURE_GATE, write_whole
 from pipeline.weights import Variant, shipped
 
 WITHOUT: Final = "denoiser_without_"

@@ -13,7 +13,8 @@ from pipeline.bundle import Bundle, load_bundle, save_bundle
 from pipeline.config.layout import Layout
 from pipeline.errors import ConfigError, DataError
 from pipeline.report.card.gate import broken_rules
-from pipeline.stages.shipping import PLAIN, TEXTURE, TEXTURE_GATE, read_json, write_whole
+from pipeline.stages.scores import read_json
+from pipeline.stages.shipping import PLAIN, TEXTURE, TEXTURE_GATE, write_whole
 
 WEIGHTS: Final = Path("pipeline/weights")
 """Of the checkout that is worked in; `pipeline.weights` reads them from the package that is installed."""

@@ -20,12 +20,12 @@ from pipeline import __version__, tracking
 from pipeline.bundle import KINDS, Bundle, load_bundle
 from pipeline.config.layout import EXPERIMENT, Layout
 from pipeline.config.preset import CONFIGS, model_names, trainable_names
-from pipeline.errors import DataError
 from pipeline.figures import save_curve_panels
 from pipeline.report import Page, Picture, Section, render, sections
 from pipeline.report.curves import curve_panels
 from pipeline.report.encoding import for_page
 from pipeline.report.summary import is_denoiser, summary
+from pipeline.stages.scores import read_json
 from pipeline.tracking.provenance import provenance_tags
 
 LIBRARIES: Final = ("torch", "monai", "pydicom", "highdicom", "scikit-image", "mlflow", "dvc")
@@ -46,7 +46,7 @@ def run(preset: str) -> None:
         TrackingError: the MLflow store cannot be used.
     """
     layout = Layout(preset)
-    fingerprint = _read_json(layout.cases / "fingerprint.json")
+    fingerprint = read_json(layout.cases / "fingerprint.json")
     with tracking.start_run(
         experiment=EXPERIMENT,
         name=f"report-{preset}",
@@ -75,7 +75,7 @@ def _sections(layout: Layout, fingerprint: dict[str, Any] | None) -> Iterator[Se
     ]
     found = {name: _bundle(layout.bundle(name)) for name in (*own, *recipes)}
     bundles = {name: found[name] for name in sorted(found, key=lambda name: (_rank(found[name]), name))}
-    scores = {name: _read_json(layout.metrics(name)) for name in (*bundles, TASK)}
+    scores = {name: read_json(layout.metrics(name)) for name in (*bundles, TASK)}
     journal = _journal(layout.predictions / "journal.jsonl")
     previews = sorted(layout.predictions.glob("*/*/preview.png"))
     lead = _lead(layout, scores)
@@ -199,16 +199,6 @@ def _spread(paths: Sequence[Path], most: int) -> list[Path]:
     if len(paths) <= most:
         return list(paths)
     return [paths[index * (len(paths) - 1) // (most - 1)] for index in range(most)]
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as damaged:
-        raise DataError(f"{path}: damaged ({damaged}); run its stage again") from None
-    return content
 
 
 def _write(path: Path, html: str) -> None:
