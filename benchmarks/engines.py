@@ -41,7 +41,6 @@ from torch import Tensor, nn
 
 from pipeline.bundle import Bundle, load_bundle
 from pipeline.config.evaluate import MadeDoseSettings
-from pipeline.config.scan import AssumedScanSettings
 from pipeline.data import read_cases
 from pipeline.data.patches import spread_slices
 from pipeline.export import installed, network_inputs, openvino_module, openvino_version, phantom_inputs
@@ -57,10 +56,7 @@ PRECISIONS = ("fp32", "bf16", "int8")
 CT_SEED = 2
 NOISE_SD_HU = 25.0
 RAMP_STEP_HU = 0.5
-LOW_DOSES = MadeDoseSettings(
-    dose_fractions=(0.25, 0.1),
-    unreadable=AssumedScanSettings(photons_per_ray=1e6, kernel_cutoff_per_mm=0.8),
-)
+LOW_DOSES = MadeDoseSettings(dose_fractions=(0.25, 0.1), assumed_cutoff_per_mm=0.8)
 SLICES_PER_CASE = 3
 
 Run = Callable[[Tensor], Tensor]

@@ -21,7 +21,7 @@ from benchmarks.run import machine
 from pipeline.data import Case, write_volume
 from pipeline.data.batches import Part
 from pipeline.data.low_dose_batches import LowDoseBatches
-from pipeline.data.low_dose_slices import case_acquisition
+from pipeline.data.scans import case_acquisition
 from pipeline.dose.field_of_view import covering, field_of_view
 from pipeline.dose.flux import BODY, Flux
 from pipeline.dose.insertion import Acquisition, insert_noise

@@ -12,7 +12,8 @@ from scipy.optimize import brentq
 
 from pipeline.config.evaluate import DetectabilitySettings, SharpnessSettings
 from pipeline.data import Case, write_volume
-from pipeline.data.low_dose_slices import case_acquisition, normal_dose_hu
+from pipeline.data.low_dose_slices import normal_dose_hu
+from pipeline.data.scans import case_acquisition
 from pipeline.dose.flux import BODY, Flux
 from pipeline.dose.insertion import Acquisition, added_sd_hu, insert_noise
 from pipeline.dose.lesions import disc_hu

@@ -29,7 +29,7 @@ from pipeline.stages import evaluate
 from pipeline.stages.evaluation import context
 from pipeline.stages.evaluation.restoration import made, pictures
 from pipeline.stages.evaluation.restoration.groups import in_turn, noise_peak_per_mm
-from pipeline.stages.evaluation.restoration.low_doses import Scan, Unusable, scans_of
+from pipeline.stages.evaluation.restoration.low_doses import Unusable, scans_of
 from pipeline.stages.evaluation.restoration.scenes import SceneNoise
 from pipeline.stages.evaluation.restoration.scores import worst_patient_bias
 from pipeline.stages.evaluation.restoration.texture import texture_rows
@@ -143,8 +143,8 @@ def table(layout, name):
     return pd.read_csv(layout.evaluation("denoiser") / f"{name}.csv")
 
 
-def scans(cases, *, dose_fractions=(0.25, 0.1), unreadable=None, noise_levels=False, seed=0):
-    settings = MadeDoseSettings(dose_fractions=dose_fractions, unreadable=unreadable)
+def scans(cases, *, dose_fractions=(0.25, 0.1), assumed=None, noise_levels=False, seed=0):
+    settings = MadeDoseSettings(dose_fractions=dose_fractions, assumed_cutoff_per_mm=assumed)
     return list(scans_of(cases, settings, noise_levels=noise_levels, seed=seed, device=CPU))
 
 
@@ -346,13 +346,17 @@ def test_a_case_without_readable_noise_is_left_out_and_named(project, ingested, 
     (found,) = scans([silent])
     assert isinstance(found, Unusable)
     assert "case silent: its own noise cannot be read" in found.reason
-    given = {"photons_per_ray": PHOTONS, "kernel_cutoff_per_mm": CUTOFF}
-    (assumed,) = scans([silent], unreadable=given)
-    assert isinstance(assumed, Scan)
-    assert assumed.origin == "assumed"
-    assert assumed.acquisition.flux.photons_per_ray == PHOTONS
-    (read,) = scans(read_cases(ingested)[:1], unreadable=given)
-    assert read.origin == "read from the images"
+    (found,) = scans([silent], assumed=CUTOFF)
+    assert isinstance(found, Unusable)
+    assert "case silent: its soft tissue shows no noise" in found.reason
+
+
+def test_a_scan_says_whether_it_was_read_or_assumed(ingested, tmp_path):
+    fat = np.random.default_rng(3).normal(-100, 20, (8, SIDE, SIDE))  # no kernel is read in fat
+    hidden = write_case(tmp_path, "hidden", "a", "test", fat.astype(np.float32))
+    read, assumed = scans([*read_cases(ingested)[:1], hidden], assumed=CUTOFF)
+    assert (read.origin, assumed.origin) == ("read from the images", "assumed")
+    assert assumed.acquisition.kernel == Kernel(CUTOFF)
 
 
 def test_a_case_that_baselines_cannot_be_tuned_on_is_named(project, ingested, tmp_path, monkeypatch):
@@ -368,7 +372,7 @@ def test_where_no_case_is_readable_one_line_says_so(project, monkeypatch):
     def unreadable(case, **_):
         raise DataError(f"case {case.case_id}: its own noise cannot be read")
 
-    monkeypatch.setattr("pipeline.data.low_dose_slices.case_acquisition", unreadable)
+    monkeypatch.setattr("pipeline.data.scans.case_acquisition", unreadable)
     with pytest.raises(DataError, match="no validation case can be given a low dose: case b1"):
         evaluated(project)
 

@@ -13,7 +13,6 @@ from pipeline.stages.families.restoration.validation import degraded_pairs, made
 from tests.ct_cases import write_cases
 
 GIVEN = {"photons_per_ray": 1e5, "kernel_cutoff_per_mm": 0.2}
-ASSUMED = {"photons_per_ray": 1e6, "kernel_cutoff_per_mm": 0.3}
 
 
 @pytest.fixture
@@ -45,10 +44,10 @@ def test_two_cases_draw_different_noise(cases):
 
 
 def test_cases_whose_noise_is_assumed_are_counted_and_named(cases, capsys):
-    say_scans(cases, cases[1:3], LowDoseSettings(unreadable=ASSUMED))
+    say_scans(cases, cases[1:3], LowDoseSettings(assumed_cutoff_per_mm=0.3))
     assert capsys.readouterr().err == (
-        "low_dose: the own noise of 2 of 4 cases cannot be read, so low_dose.unreadable is assumed: "
-        "case1, case2\n"
+        "low_dose: the kernel of 2 of 4 cases cannot be read from their noise, so "
+        "low_dose.assumed_cutoff_per_mm stands for it: case1, case2\n"
     )
 
 
@@ -56,7 +55,7 @@ def test_photons_read_from_lowered_noise_are_warned_of(cases, capsys):
     reconstructed(cases[0], "Br38f 3")
     reconstructed(cases[1], "Br38f 3")
     reconstructed(cases[2], "B40f")
-    say_scans(cases, cases[1:2], LowDoseSettings(unreadable=ASSUMED))
+    say_scans(cases, cases[1:2], LowDoseSettings(assumed_cutoff_per_mm=0.3))
     _, *warnings = capsys.readouterr().err.splitlines()
     assert warnings == [
         "low_dose: case0 was reconstructed with less noise (ADMIRE or QIR), so its photons are overstated "

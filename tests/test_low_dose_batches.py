@@ -11,13 +11,8 @@ from torch.utils.data import DataLoader
 from pipeline.data import Case, write_volume
 from pipeline.data.batches import Part
 from pipeline.data.low_dose_batches import LowDoseBatches
-from pipeline.data.low_dose_slices import (
-    AssumedScan,
-    case_acquisition,
-    low_dose_slice,
-    read_or_assumed,
-    visible_pixels,
-)
+from pipeline.data.low_dose_slices import low_dose_slice, visible_pixels
+from pipeline.data.scans import case_acquisition, read_or_assumed
 from pipeline.dose.flux import BODY, Flux
 from pipeline.dose.insertion import Acquisition, insert_noise
 from pipeline.errors import ConfigError, DataError
@@ -277,24 +272,41 @@ def test_noise_that_cannot_be_read_is_an_error_with_a_way_out(tmp_path):
     LowDoseBatches([silent], **PLAIN)
 
 
-def test_what_is_given_stands_where_the_rest_is_assumed(tmp_path):
-    silent, unreadable = write_case(tmp_path, 0, noisy=False), AssumedScan(1e6, 0.8)
-    device = torch.device("cpu")
-    read = {"photons_per_ray": None, "kernel_cutoff_per_mm": None, "unreadable": unreadable, "device": device}
+READ = {"photons_per_ray": None, "kernel_cutoff_per_mm": None, "device": torch.device("cpu")}
+
+
+def test_what_is_given_stands_where_the_kernel_is_assumed(tmp_path):
+    silent, read = write_case(tmp_path, 0, noisy=False), {**READ, "assumed_cutoff_per_mm": 0.8}
     scan, is_assumed = read_or_assumed(silent, **{**read, "photons_per_ray": PHOTONS})
     assert (scan.flux.photons_per_ray, scan.kernel, is_assumed) == (PHOTONS, Kernel(0.8), True)
-    scan, is_assumed = read_or_assumed(silent, **{**read, "kernel_cutoff_per_mm": CUTOFF})
-    assert (scan.flux.photons_per_ray, scan.kernel, is_assumed) == (1e6, Kernel(CUTOFF), True)
     scan, is_assumed = read_or_assumed(silent, **{**read, **GIVEN})
     assert (scan.flux.photons_per_ray, scan.kernel, is_assumed) == (PHOTONS, Kernel(CUTOFF), False)
+    with pytest.raises(DataError, match=r"^case case0: its soft tissue shows no noise"):
+        read_or_assumed(silent, **read)
 
 
-def test_batches_tell_whose_scan_is_assumed(tmp_path):
-    told, silent = write_case(tmp_path, 0), write_case(tmp_path, 1, noisy=False)
+def fat(folder, number):
+    """A case whose kernel cannot be read: patients' fat is uneven; here it holds nothing but noise."""
+    body = water(SIDE, 8)
+    return write_case(folder, number, hu=body.where(body < 0, -100))
+
+
+def test_where_the_kernel_cannot_be_read_the_photons_follow_from_the_noise_level(tmp_path):
+    case = fat(tmp_path, 0)
+    with pytest.raises(DataError, match="its own noise cannot be read"):
+        case_acquisition(case, **READ)
+    scan, is_assumed = read_or_assumed(case, **READ, assumed_cutoff_per_mm=CUTOFF)
+    assert is_assumed
+    assert scan.kernel == Kernel(CUTOFF)
+    assert scan.flux.photons_per_ray == pytest.approx(PHOTONS, rel=0.1)
+
+
+def test_batches_tell_whose_kernel_is_assumed(tmp_path):
+    told, hidden = write_case(tmp_path, 0), fat(tmp_path, 1)
     read = {**PLAIN, "photons_per_ray": None, "kernel_cutoff_per_mm": None}
-    batches = LowDoseBatches([told, silent], **read, unreadable=AssumedScan(PHOTONS, CUTOFF))
-    assert batches.assumed == (silent,)
-    assert LowDoseBatches([told, silent], **PLAIN).assumed == ()
+    batches = LowDoseBatches([told, hidden], **read, assumed_cutoff_per_mm=CUTOFF)
+    assert batches.assumed == (hidden,)
+    assert LowDoseBatches([told, hidden], **PLAIN).assumed == ()
 
 
 def test_a_field_of_view_too_wide_for_a_fan_is_scanned_in_parallel(cases):

@@ -9,9 +9,10 @@ import torch
 from pipeline.data.batches import Part
 from pipeline.data.low_dose_batches import LowDoseBatches
 from pipeline.data.low_dose_levels import LowDoseLevels
-from pipeline.data.low_dose_slices import CaseNoise, case_acquisition
+from pipeline.data.low_dose_slices import CaseNoise
 from pipeline.data.noise_textures import CUTOFFS_PER_MM, own_texture, varied_textures
 from pipeline.data.patch_batches import PatchBatches
+from pipeline.data.scans import case_acquisition
 from pipeline.metrics.noise import global_noise_sd_hu
 from pipeline.projector import Kernel
 from pipeline.transforms import resample_image

@@ -7,7 +7,6 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from pipeline.config.base import Settings
-from pipeline.config.scan import AssumedScanSettings
 
 ConventionName = Literal["redcnn", "redcnn-legacy", "ldctbench", "dugan", "wide", "full"]
 BaselineName = Literal["gaussian", "nlm", "tv", "bm3d"]
@@ -19,8 +18,8 @@ class MadeDoseSettings(Settings):
 
     dose_fractions: Annotated[tuple[DoseFraction, ...], Field(min_length=1)]
     """Shares of the normal dose; each is scored by itself."""
-    unreadable: AssumedScanSettings | None = None
-    """Assumed where a scan cannot be read from its images; without it such cases are left out."""
+    assumed_cutoff_per_mm: PositiveFloat | None = None
+    """Of the kernel, where a scan cannot be read from its images; without it such cases are left out."""
 
     @field_validator("dose_fractions")
     @classmethod

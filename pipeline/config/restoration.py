@@ -18,7 +18,6 @@ from pydantic import (
 
 from pipeline.config.base import Settings
 from pipeline.config.degradations import LowDoseStep, Steps
-from pipeline.config.scan import AssumedScanSettings
 from pipeline.config.training import OptimSettings, TrainingSettings
 
 DoseFraction = Annotated[float, Field(gt=0, lt=1)]
@@ -123,7 +122,8 @@ class LowDoseSettings(Settings):
     """Low dose made while training: a new dose and new noise for every slice that is drawn.
 
     `photons_per_ray` and `kernel_cutoff_per_mm` are read from the images' own noise where they are not given,
-    and `unreadable` is assumed where they cannot be read; without it such a case stops the training.
+    and where they cannot be read, `assumed_cutoff_per_mm` is that of the kernel, and the photons follow from
+    the noise level (`data.scans`); without it such a case stops the training.
     With `varied` kernels half of the slices get the noise texture of another kernel than their own.
     """
 
@@ -131,7 +131,7 @@ class LowDoseSettings(Settings):
     patches_per_slice: PositiveInt = 4
     photons_per_ray: PositiveFloat | None = None
     kernel_cutoff_per_mm: PositiveFloat | None = None
-    unreadable: AssumedScanSettings | None = None
+    assumed_cutoff_per_mm: PositiveFloat | None = None
     kernels: Literal["own", "varied"] = "own"
 
     @field_validator("dose_fractions")

@@ -15,9 +15,10 @@ from pipeline.data.batches import Batch, Part
 from pipeline.data.cases import Case
 from pipeline.data.low_dose_choices import Choices, Chooser
 from pipeline.data.low_dose_levels import LowDoseLevels, low_dose_levels
-from pipeline.data.low_dose_slices import AssumedScan, CaseNoise, read_or_assumed
+from pipeline.data.low_dose_slices import CaseNoise
 from pipeline.data.noise_textures import Texture, own_texture, varied_textures
 from pipeline.data.patch_batches import check_patch_fits, fits
+from pipeline.data.scans import read_or_assumed
 from pipeline.errors import ConfigError, DataError
 from pipeline.transforms import patch_batches
 from pipeline.transforms.batch import (
@@ -66,7 +67,7 @@ class LowDoseBatches(Dataset[Batch]):
         dose_fractions: lowest and highest share of the normal dose, drawn evenly in their logarithm.
         photons_per_ray: at normal dose; None to read them from each case's own noise.
         kernel_cutoff_per_mm: where the kernel ends; None to read it from each case's own noise.
-        unreadable: to be assumed of what is not given, where a case's own noise cannot be read.
+        assumed_cutoff_per_mm: of the kernel, where a case's own noise cannot be read; see `read_or_assumed`.
         zooms: magnifications that a sample may have, each as often.
         noise_levels: whether batches say `noise_sd_hu`: level of the sample's series at its dose and zoom, as
             inference finds it in a series (`low_dose_levels`).
@@ -76,7 +77,7 @@ class LowDoseBatches(Dataset[Batch]):
         progress: hands the cases on while they are read, one after the other.
 
     Attributes:
-        assumed: cases whose scan is `unreadable` in part or in whole.
+        assumed: cases whose kernel is assumed.
         noise_sd_hu: lowest and highest level of the cases at these doses, zooms, kernels and contrasts; None
             where no case has enough soft tissue to tell.
 
@@ -98,7 +99,7 @@ class LowDoseBatches(Dataset[Batch]):
         dose_fractions: tuple[float, float],
         photons_per_ray: float | None,
         kernel_cutoff_per_mm: float | None,
-        unreadable: AssumedScan | None = None,
+        assumed_cutoff_per_mm: float | None = None,
         zooms: Sequence[float] = (1.0,),
         noise_levels: bool = False,
         kernels: Literal["own", "varied"] = "own",
@@ -131,10 +132,15 @@ class LowDoseBatches(Dataset[Batch]):
         self._textures: list[tuple[Texture, ...]] = []
         self._levels: list[LowDoseLevels] = []  # of every case where `noise_levels`: else a case is refused
         measured: list[LowDoseLevels | None] = []
-        given = {"photons_per_ray": photons_per_ray, "kernel_cutoff_per_mm": kernel_cutoff_per_mm}
         assumed: list[Case] = []
         for case in progress(cases):
-            scan, is_assumed = read_or_assumed(case, unreadable=unreadable, device=device, **given)
+            scan, is_assumed = read_or_assumed(
+                case,
+                photons_per_ray=photons_per_ray,
+                kernel_cutoff_per_mm=kernel_cutoff_per_mm,
+                assumed_cutoff_per_mm=assumed_cutoff_per_mm,
+                device=device,
+            )
             if is_assumed:
                 assumed.append(case)
             self._noise.append(CaseNoise(case, scan, side=self._window, device=device))

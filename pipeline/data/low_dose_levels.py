@@ -72,17 +72,27 @@ def low_dose_levels(
     """
     low, high = dose_fractions
     doses = np.geomspace(low, high, _DOSES) if low < high else np.array([low])
-    made = _made(case, acquisition, doses.tolist(), device)
+    made = low_doses_looked_at(case, acquisition, doses.tolist(), device)
     levels = [
         [measured_noise_sd_hu(case, images, zoom, "made low dose") for zoom in zooms] for images in made
     ]
     return LowDoseLevels(doses, np.array(levels))
 
 
-def _made(
+def low_doses_looked_at(
     case: Case, acquisition: Acquisition, doses: Sequence[float], device: torch.device
 ) -> npt.NDArray[np.float32]:
-    """(doses, slices, rows, columns) HU of some slices."""
+    """The slices of a case that its noise is measured in (`slices_looked_at`), at lower doses.
+
+    Args:
+        case: with a normal dose.
+        acquisition: of the case.
+        doses: shares of the normal dose.
+        device: where the noise is drawn.
+
+    Returns:
+        `(doses, slices, rows, columns)` HU.
+    """
     noise = NoiseRealisations(acquisition, side=_SIDE)
     generator = torch.Generator(device).manual_seed(_SEED)
     positions = slices_looked_at(case.shape[0])

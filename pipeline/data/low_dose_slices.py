@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -12,108 +12,12 @@ from torch import Tensor
 
 from pipeline.data.cases import Case
 from pipeline.data.noise_textures import Texture
-from pipeline.data.patches import spread_slices
 from pipeline.dose.field_of_view import field_of_view
-from pipeline.dose.flux import BODY, HEAD
 from pipeline.dose.insertion import Acquisition, insert_noise
-from pipeline.dose.own_noise import read_acquisition
 from pipeline.dose.realisations import NoiseRealisations
-from pipeline.errors import DataError
-from pipeline.hu import body_region
 from pipeline.projector.patches import FilteredViews
 
-_SAMPLE_SLICES: Final = 8
-_SLICES_AT_ONCE: Final = 16
 _SEEDS: Final = 2**31
-
-
-@dataclass(frozen=True)
-class AssumedScan:
-    """What is taken for a scan whose own noise cannot be read: little of it, or hidden by anatomy.
-
-    Attributes:
-        photons_per_ray: at normal dose, on the central ray without a patient.
-        kernel_cutoff_per_mm: where the kernel ends.
-    """
-
-    photons_per_ray: float
-    kernel_cutoff_per_mm: float
-
-
-def case_acquisition(
-    case: Case,
-    *,
-    photons_per_ray: float | None,
-    kernel_cutoff_per_mm: float | None,
-    device: torch.device,
-) -> Acquisition:
-    """The scan behind a case's normal dose.
-
-    Args:
-        case: pixels should be square; else their mean side counts.
-        photons_per_ray: at normal dose, on the central ray without a patient; None to read them from the
-            images' own noise.
-        kernel_cutoff_per_mm: where the kernel ends; None to read it.
-        device: where to compute.
-
-    Raises:
-        DataError: what is to be read cannot be.
-    """
-    shown = torch.stack(
-        [
-            visible_pixels(normal_dose_hu(case, slice(first, first + _SLICES_AT_ONCE), device)).any(dim=0)
-            for first in range(0, case.shape[0], _SLICES_AT_ONCE)
-        ]
-    ).any(dim=0)
-    sample = normal_dose_hu(case, spread_slices(case.shape[0], _SAMPLE_SLICES), device)
-    try:
-        return read_acquisition(
-            sample.cpu().numpy(),
-            visible_pixels(sample).cpu().numpy(),
-            shown.cpu().numpy(),
-            pixel_mm=case.pixel_mm,
-            bowtie=HEAD if body_region(case.anatomy) == "head" else BODY,
-            photons_per_ray=photons_per_ray,
-            kernel_cutoff_per_mm=kernel_cutoff_per_mm,
-            device=device,
-        )
-    except DataError as hidden:
-        reason = str(hidden).split("; give ")[0]
-        raise DataError(
-            f"case {case.case_id}: its own noise cannot be read ({reason}); say what to assume in "
-            "low_dose.unreadable, set low_dose.photons_per_ray and low_dose.kernel_cutoff_per_mm for all, or "
-            "leave the case out"
-        ) from None
-
-
-def read_or_assumed(
-    case: Case,
-    *,
-    photons_per_ray: float | None,
-    kernel_cutoff_per_mm: float | None,
-    unreadable: AssumedScan | None,
-    device: torch.device,
-) -> tuple[Acquisition, bool]:
-    """The scan behind a case's normal dose, and whether any of it is assumed.
-
-    Args:
-        case: see `case_acquisition`.
-        photons_per_ray: see there.
-        kernel_cutoff_per_mm: see there.
-        unreadable: to be assumed of what is not given, where it cannot be read; None to assume nothing.
-        device: where to compute.
-
-    Raises:
-        DataError: what is to be read cannot be, and nothing is to be assumed.
-    """
-    given = {"photons_per_ray": photons_per_ray, "kernel_cutoff_per_mm": kernel_cutoff_per_mm}
-    try:
-        return case_acquisition(case, **given, device=device), False
-    except DataError:
-        if unreadable is None:
-            raise
-    told = {name: value for name, value in given.items() if value is not None}
-    return case_acquisition(case, **(asdict(unreadable) | told), device=device), True
 
 
 def low_dose_slice(

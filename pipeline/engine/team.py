@@ -161,7 +161,11 @@ def _meet(team: Team, address: str, backend: str) -> Store:
             f"process {team.rank} of {team.size} cannot reach the others at {address} "
             f"({_first_line(failure)}); is MASTER_PORT free?"
         ) from None
-    return PrefixStore("ldct", store)
+    notes = PrefixStore("ldct", store)
+    notes.set(f"met/{team.rank}", "")
+    everybody = [f"met/{rank}" for rank in range(team.size)]
+    notes.wait(everybody)  # one that left now would break off the others' start
+    return notes
 
 
 def check_gpus_differ(store: Store, team: Team, gpu: str) -> None:

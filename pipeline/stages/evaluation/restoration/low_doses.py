@@ -12,7 +12,8 @@ import torch
 from pipeline.config.evaluate import MadeDoseSettings
 from pipeline.data import Case
 from pipeline.data.low_dose_levels import LowDoseLevels, low_dose_levels
-from pipeline.data.low_dose_slices import AssumedScan, low_dose_slice, read_or_assumed
+from pipeline.data.low_dose_slices import low_dose_slice
+from pipeline.data.scans import read_or_assumed
 from pipeline.dose.insertion import Acquisition
 from pipeline.errors import DataError
 from pipeline.stages.evaluation.context import Slice
@@ -81,11 +82,14 @@ def scans_of(
         seed: of the evaluation; cases draw different noise from it.
         device: where the noise is made.
     """
-    unreadable = None if settings.unreadable is None else AssumedScan(**settings.unreadable.model_dump())
     for case in cases:
         try:
             acquisition, assumed = read_or_assumed(
-                case, photons_per_ray=None, kernel_cutoff_per_mm=None, unreadable=unreadable, device=device
+                case,
+                photons_per_ray=None,
+                kernel_cutoff_per_mm=None,
+                assumed_cutoff_per_mm=settings.assumed_cutoff_per_mm,
+                device=device,
             )
             levels = _levels(case, acquisition, settings, device) if noise_levels else None
         except DataError as unusable:

@@ -35,7 +35,6 @@ from pipeline.stages.families.restoration.encoders import load_encoders
 from pipeline.stages.families.restoration.scans import say_scans
 from pipeline.stages.families.restoration.start import load_start
 from pipeline.stages.families.restoration.validation import (
-    assumed_scan,
     degraded_pairs,
     made_in_words,
     made_pairs,
@@ -150,8 +149,7 @@ def _batches(
             tissue=tissue,
             device=device,
             progress=lambda cases: progress(cases, "Scans and noise levels"),
-            unreadable=assumed_scan(settings.low_dose),
-            **settings.low_dose.model_dump(exclude={"unreadable"}),
+            **settings.low_dose.model_dump(),
         )
     return PatchBatches(
         cases,

@@ -13,7 +13,7 @@ from pipeline.dicom.reconstruction import reduced_noise
 
 
 def say_scans(cases: Sequence[Case], assumed: Sequence[Case], settings: LowDoseSettings) -> None:
-    """Name on standard error the cases whose photons are assumed, and those whose photons are overstated.
+    """Name on standard error the cases whose kernel is assumed, and those whose photons are overstated.
 
     Args:
         cases: all that low doses are made for, to train and to validate.
@@ -27,8 +27,8 @@ def say_scans(cases: Sequence[Case], assumed: Sequence[Case], settings: LowDoseS
     if assumed:
         names = ", ".join(case.case_id for case in assumed)
         console.print(
-            f"low_dose: the own noise of {len(assumed)} of {len(cases)} cases cannot be read, so "
-            f"low_dose.unreadable is assumed: {names}",
+            f"low_dose: the kernel of {len(assumed)} of {len(cases)} cases cannot be read from their noise, "
+            f"so low_dose.assumed_cutoff_per_mm stands for it: {names}",
             markup=False,
         )
     if settings.photons_per_ray is not None:

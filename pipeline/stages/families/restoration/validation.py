@@ -13,9 +13,10 @@ from torch import nn
 from pipeline.config.restoration import LowDoseSettings
 from pipeline.data import Case
 from pipeline.data.low_dose_levels import low_dose_levels
-from pipeline.data.low_dose_slices import AssumedScan, low_dose_slice, read_or_assumed
+from pipeline.data.low_dose_slices import low_dose_slice
 from pipeline.data.noise_levels import low_dose_noise_sd_hu
 from pipeline.data.patches import spread_slices
+from pipeline.data.scans import read_or_assumed
 from pipeline.degradations import Degradation
 from pipeline.models.apply import among_neighbours, neighbours_of, takes_noise_map
 from pipeline.objectives import RestorationPair
@@ -76,7 +77,7 @@ def made_pairs(
         noise_levels: whether the network is told the noise: the level of the whole series at this dose.
 
     Returns:
-        The pairs, and the cases whose scan is assumed in part or in whole.
+        The pairs, and the cases whose kernel is assumed.
 
     Raises:
         DataError: the noise of a case cannot be read or measured.
@@ -90,7 +91,7 @@ def made_pairs(
             case,
             photons_per_ray=settings.photons_per_ray,
             kernel_cutoff_per_mm=settings.kernel_cutoff_per_mm,
-            unreadable=assumed_scan(settings),
+            assumed_cutoff_per_mm=settings.assumed_cutoff_per_mm,
             device=generator.device,
         )
         if is_assumed:
@@ -108,11 +109,6 @@ def made_pairs(
             for position, low_dose in zip(positions, made, strict=True)
         ]
     return pairs, assumed
-
-
-def assumed_scan(settings: LowDoseSettings) -> AssumedScan | None:
-    """What to assume where a case's own noise cannot be read."""
-    return None if settings.unreadable is None else AssumedScan(**settings.unreadable.model_dump())
 
 
 def made_in_words(settings: LowDoseSettings) -> str:
