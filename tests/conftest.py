@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import subprocess
@@ -12,16 +11,9 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.crash_reports"]
+
 CHECKOUT = Path(__file__).parents[1]
-
-
-gc.disable()
-
-
-def pytest_collection_finish() -> None:
-    """Until here libraries were imported: the collector need not walk all they hold again and again."""
-    gc.freeze()
-    gc.enable()
 
 
 @dataclass(frozen=True)
