@@ -25,7 +25,7 @@ def test_every_source_is_left_out_once():
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_held_out_training_is_the_reference_s_but_for_steps_and_source(source):
-    own = {"steps": 4000, "leave_out": (source,)}
+    own = {"steps": 6000, "leave_out": (source,)}
     assert read(f"denoiser_without_{source}") == read("denoiser") | own
 
 

@@ -64,7 +64,7 @@ class LowDoseBatches(Dataset[Batch]):
         batch_size: samples of a whole batch, all parts together.
         seed: seed of the run.
         patches_per_slice: patches that share a slice, its dose and its noise.
-        dose_fractions: lowest and highest share of the normal dose, drawn evenly in their logarithm.
+        dose_fractions: lowest and highest share of the normal dose, drawn evenly.
         photons_per_ray: at normal dose; None to read them from each case's own noise.
         kernel_cutoff_per_mm: where the kernel ends; None to read it from each case's own noise.
         assumed_cutoff_per_mm: of the kernel, where a case's own noise cannot be read; see `read_or_assumed`.

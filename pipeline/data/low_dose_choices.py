@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,7 +46,7 @@ class Chooser:
         seed: of the run.
         batch_size: samples of a whole batch, all parts together.
         patches_per_slice: samples that share a slice.
-        dose_fractions: lowest and highest share of the normal dose, drawn evenly in their logarithm.
+        dose_fractions: lowest and highest share of the normal dose, drawn evenly.
         window: pixels per side of the windows cut.
         zooms: how many magnifications there are.
         varied_kernels: whether half of the slices get another texture than their own.
@@ -71,7 +70,7 @@ class Chooser:
         self._order = SliceOrder([slices for slices, *_ in shapes], seed)
         self._seed = seed
         self._batch_size, self._patches_per_slice = batch_size, patches_per_slice
-        self._lowest, self._highest = (math.log(fraction) for fraction in dose_fractions)
+        self._lowest, self._highest = dose_fractions
         self._window, self._zooms = window, zooms
         self._varied_kernels, self._tissue = varied_kernels, tissue
 
@@ -95,7 +94,7 @@ class Chooser:
         corners = draws.random((self._batch_size, 2))[samples]
         turns = draws.integers(ORIENTATIONS, size=self._batch_size)[samples]
         zooms = draws.integers(self._zooms, size=self._batch_size)[samples]
-        doses = np.exp(draws.uniform(self._lowest, self._highest, size=count))[slices]
+        doses = draws.uniform(self._lowest, self._highest, size=count)[slices]
         textures = self._textures(draws, count)[slices]
         tissue = self._tissue.draw(draws, samples, count=self._batch_size)
         places = np.array([self._order[part.step * count + place] for place in range(count)[slices]])
