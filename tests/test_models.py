@@ -326,7 +326,7 @@ def test_weights_of_earlier_bundles_fit():
 @pytest.mark.parametrize(("side", "layers", "logits"), [(64, 3, 6), (24, 3, 1), (33, 1, 14), (6, 1, 1)])
 def test_patch_discriminator_gives_a_logit_per_patch(side, layers, logits, spectral_norm):
     model = patch_discriminator(features=4, layers=layers, spectral_norm=spectral_norm)
-    values = model(torch.randn(2, 2, side, side))
+    values = model(torch.randn(2, 1, side, side))
     assert values.shape == (2, 1, logits, logits)
     assert values.dtype == torch.float32
     assert model.smallest_side <= side
@@ -334,7 +334,7 @@ def test_patch_discriminator_gives_a_logit_per_patch(side, layers, logits, spect
 
 def test_patch_discriminator_sees_70_pixels_and_its_own_image_only():
     model = opened(patch_discriminator(features=2, spectral_norm=False)).double()
-    image = torch.rand(2, 2, 160, 160, dtype=torch.float64, requires_grad=True)
+    image = torch.rand(2, 1, 160, 160, dtype=torch.float64, requires_grad=True)
     model(image)[0, 0, 9, 9].backward()
     assert (image.grad[1] == 0).all()
     seen = image.grad[0, 0].nonzero()
@@ -346,7 +346,7 @@ def test_patch_discriminator_sees_70_pixels_and_its_own_image_only():
 def test_patch_discriminator_takes_gradient_penalties(spectral_norm):
     """The gradient of a gradient reaches every convolution (R1, WGAN-GP), checked against differences."""
     model = patch_discriminator(features=2, layers=1, spectral_norm=spectral_norm).double().eval()
-    image = torch.randn(1, 2, 8, 8, dtype=torch.float64, requires_grad=True)
+    image = torch.randn(1, 1, 8, 8, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(model, image)
     (slope,) = torch.autograd.grad(model(image).sum(), image, create_graph=True)
     slope.square().sum().backward()
@@ -356,9 +356,9 @@ def test_patch_discriminator_takes_gradient_penalties(spectral_norm):
 
 
 def test_patch_discriminator_names_its_limits():
-    with pytest.raises(ValueError, match=r"at least 24x24 pixels, got \(1, 2, 23, 64\): take larger patches"):
-        patch_discriminator(features=2)(torch.zeros(1, 2, 23, 64))
-    with pytest.raises(ValueError, match="must be 1 or more, got 2, 32 and 0"):
+    with pytest.raises(ValueError, match=r"at least 24x24 pixels, got \(1, 1, 23, 64\): take larger patches"):
+        patch_discriminator(features=2)(torch.zeros(1, 1, 23, 64))
+    with pytest.raises(ValueError, match="must be 1 or more, got 32 and 0"):
         patch_discriminator(layers=0)
 
 

@@ -1,4 +1,4 @@
-"""Restoration against a discriminator, which compares what is restored with the normal dose."""
+"""Restoration against a discriminator, which tells what is restored from normal doses."""
 
 from __future__ import annotations
 
@@ -21,17 +21,15 @@ from pipeline.losses import (
     wasserstein_critic_loss,
     wasserstein_generator_loss,
 )
-from pipeline.models.apply import neighbours_of
-from pipeline.models.inputs import slice_to_restore
 from pipeline.objectives.base import DISCRIMINATOR, Batch, Networks, Score, Turn
 from pipeline.objectives.restoration import Restoration
 
 Judge = Callable[[Tensor], Tensor]
-"""Candidates (N, 1, P, P) in error units → logits (N, 1, h, w), for given low doses."""
+"""Candidates (N, 1, P, P) in error units → logits (N, 1, h, w)."""
 
 
 class Game(Protocol):
-    """Who wins what when a discriminator compares restored with normal-dose patches."""
+    """Who wins what when a discriminator tells restored from normal-dose patches."""
 
     @property
     def critic_steps(self) -> int:
@@ -54,7 +52,7 @@ class NonSaturating:
     """Goodfellow et al. 2014, arXiv:1406.2661, with R1 (Mescheder et al. 2018, arXiv:1801.04406).
 
     Attributes:
-        r1_gamma: γ; the penalty is γ/2 times `losses.r1_penalty` at real pairs. It goes with the square of
+        r1_gamma: γ; the penalty is γ/2 times `losses.r1_penalty` at normal doses. It goes with the square of
             the error unit: 1e-3 suits 1000 HU, 0.02 the noise SD.
 
     Raises:
@@ -79,7 +77,7 @@ class NonSaturating:
         restored: Tensor,  # noqa: ARG002 (the contract of Game)
         generator: torch.Generator,  # noqa: ARG002
     ) -> Tensor:
-        """γ/2 of the squared slope at real pairs."""
+        """γ/2 of the squared slope at normal doses."""
         candidate = normal_dose.detach().clone().requires_grad_()
         return self.r1_gamma / 2 * r1_penalty(judge(candidate), candidate)
 
@@ -126,12 +124,17 @@ class Wasserstein:
 
 
 class AdversarialRestoration:
-    """A supervised restoration whose result must also pass for a normal dose of its low dose.
+    """A supervised restoration whose result must also pass for a normal dose.
 
-    The discriminator sees the low dose and a candidate, the normal dose or what was restored, both less the
-    low dose's local mean and in the restoration's error units. Up to `start_step` there is only the
-    supervised turn. From then on the discriminator takes its turn or turns, then the denoiser, whose loss is
-    the supervised one plus `weight` times the game's; the weight rises linearly from 0 over `ramp_steps`.
+    The discriminator sees a candidate, the normal dose or what was restored, less its own local mean and in
+    the restoration's error units. It does not see the low dose, as in WGAN-VGG (Yang et al. 2018,
+    arXiv:1708.00961): the noise of a normal dose is partly independent of what the low dose shows, and a
+    deterministic denoiser cannot draw it. Beside the low dose what is restored could always be told; alone, a
+    share of the input's noise passes, which has the normal dose's spectrum.
+
+    Up to `start_step` there is only the supervised turn. From then on the discriminator takes its turn or
+    turns, then the denoiser, whose loss is the supervised one plus `weight` times the game's; the weight
+    rises linearly from 0 over `ramp_steps`.
 
     Expect a lower PSNR than without: the mean of all plausible normal doses has the best PSNR and the noise
     of none of them. So the restoration's own validation, if it chooses the weights, prefers those that the
@@ -193,17 +196,16 @@ class AdversarialRestoration:
         image, target = self._restoration.prepare(network, batch, generator)
         playing = step >= self._start_step
         unit = partial(self._restoration.in_error_units, batch=batch)
-        low_dose = unit(slice_to_restore(image, neighbours_of(network)))
         if playing:
             with torch.no_grad():
                 fake = unit(network(image))
             for _ in range(self._game.critic_steps):
-                yield self._discriminator_turn(discriminator, low_dose, unit(target), fake, generator)
+                yield self._discriminator_turn(discriminator, unit(target), fake, generator)
         restored = network(image)
         loss, logs = self._restoration.misfit(restored, target, batch)
         if playing:
             with _frozen(discriminator):
-                fooled = self._game.denoiser_loss(discriminator(_side_by_side(low_dose, unit(restored))))
+                fooled = self._game.denoiser_loss(discriminator(_high_pass(unit(restored))))
             loss = loss + self.weight_at(step) * fooled
             logs["loss_adversarial"] = fooled.detach()
         yield Turn(self.product, loss, logs)
@@ -220,17 +222,16 @@ class AdversarialRestoration:
     def _discriminator_turn(
         self,
         discriminator: nn.Module,
-        low_dose: Tensor,
         normal_dose: Tensor,
         restored: Tensor,
         generator: torch.Generator,
     ) -> Turn:
-        pairs = torch.cat([_side_by_side(low_dose, normal_dose), _side_by_side(low_dose, restored)])
-        real_logits, fake_logits = discriminator(pairs).float().chunk(2)
+        candidates = torch.cat([normal_dose, restored])
+        real_logits, fake_logits = discriminator(_high_pass(candidates)).float().chunk(2)
         exact = _unwrapped(discriminator)
-        with torch.autocast(low_dose.device.type, enabled=False):
+        with torch.autocast(normal_dose.device.type, enabled=False):
             penalty = self._game.penalty(
-                lambda candidate: exact(_side_by_side(low_dose, candidate)), normal_dose, restored, generator
+                lambda candidate: exact(_high_pass(candidate)), normal_dose, restored, generator
             )
         loss = self._game.discriminator_loss(real_logits, fake_logits) + penalty
         return Turn(DISCRIMINATOR, loss, _watched(real_logits, fake_logits) | {"penalty": penalty.detach()})
@@ -244,17 +245,16 @@ class _LatestScore(Score):
         return True
 
 
-def _side_by_side(low_dose: Tensor, candidate: Tensor) -> Tensor:
-    """(N, 2, P, P): the low dose and the candidate, both less the low dose's mean over 9x9 pixels.
+def _high_pass(candidate: Tensor) -> Tensor:
+    """(N, 1, P, P) less its own mean over 9x9 pixels.
 
     What is left is noise and edges: beside -1000 HU, bfloat16 would round noise to steps of 4 HU.
     """
-    smooth = avg_pool2d(low_dose, 9, stride=1, padding=4, count_include_pad=False)
-    return torch.cat([low_dose - smooth, candidate - smooth], dim=1)
+    return candidate - avg_pool2d(candidate, 9, stride=1, padding=4, count_include_pad=False)
 
 
 def _watched(real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
-    """How often, and by how much, the normal dose has the higher logit of two candidates for a low dose.
+    """How often, and by how much, a normal dose has a higher logit than what was restored of its low dose.
 
     (A comparison and not a threshold: a Wasserstein critic has no zero.)
     """
