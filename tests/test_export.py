@@ -20,6 +20,7 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.export import (
     TOLERANCE,
     Agreement,
+    OpenVINONetwork,
     compare,
     export_onnx,
     export_openvino,
@@ -36,6 +37,7 @@ from pipeline.export.libraries import nncf_library
 from pipeline.hu import ABDOMEN, RED_CNN_PAPER, WATER_CENTRED
 from pipeline.models import MODELS, build_model
 from pipeline.models.apply import restore_hu
+from pipeline.models.precision import preferred_precision
 from pipeline.stages import export
 from tests.predict_cases import write_source
 from tests.tiny_bundles import COMMON, denoiser_bundle
@@ -169,6 +171,20 @@ def test_a_ramp_of_half_a_hu_passes_unchanged(name, precision, slices):
     assert (restored - ramp_hu).abs().max() < 0.001
 
 
+@pytest.mark.skipif(preferred_precision(torch.device("cpu")) != "bf16", reason="needs a CPU with bf16")
+@pytest.mark.parametrize("sides", [(64, 64), (63, 61)])
+def test_openvino_in_bf16_weighs_air_as_exactly_as_float32(sides):
+    """Noise of 20 HU on air, to filters that see differences as trained ones do; padded to the raster too."""
+    model = drawn("drunet", features=(8, 8), noise_map=False)
+    model.head.weight.data -= model.head.weight.data.mean((2, 3), keepdim=True)
+    image = noise(1, 1, *sides) - 1
+    plain = OpenVINONetwork(converted(model), like=model, precision="bf16", threads=1)
+    halves = openvino_module(model, precision="bf16", threads=1)
+    shares = [compare(model, network, [image], unit_hu=1000).share for network in (plain, halves)]
+    assert shares[1] < 0.4 * shares[0]
+    assert compare(model, halves.in_precision("fp32"), [image], unit_hu=1000).within("fp32")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DENOISERS)
 def test_bf16_and_int8_change_the_correction_by_a_few_percent(name, slices):
@@ -180,7 +196,9 @@ def test_bf16_and_int8_change_the_correction_by_a_few_percent(name, slices):
 
 
 def test_first_and_last_layer_and_the_way_of_the_input_stay_float(slices):
-    graph = quantised(converted(drawn("redcnn")), slices)
+    """Of a network without steps nothing else does: it rounds eight layers' inputs and those of two sums."""
+    graph = quantised(converted(drawn("redcnn", features=8), in_halves=True), slices)
+    assert sum(node.get_type_name() == "FakeQuantize" for node in graph.get_ordered_ops()) == 10
     layers = [node for node in graph.get_ordered_ops() if node.get_type_name() == "Convolution"]
     in_float = [node.input_value(1).get_node().get_type_name() == "Constant" for node in layers]
     assert in_float == [True] + 8 * [False] + [True]
@@ -189,6 +207,28 @@ def test_first_and_last_layer_and_the_way_of_the_input_stay_float(slices):
     sources = [last_sum.input_value(index).get_node() for index in (0, 1)]
     assert [node.get_type_name() for node in sources] == ["Slice", "Convolution"]
     assert sources[0].input_value(0).get_node().get_type_name() == "Parameter"
+
+
+def quantised_layers(graph):
+    """Side of what each convolution gives out on 32² pixels, and whether its weights are int8."""
+    graph.reshape([1, 1, 32, 32])
+    return [
+        (node.output(0).shape[-1], node.input_value(1).get_node().get_type_name() != "Constant")
+        for node in graph.get_ordered_ops()
+        if node.get_type_name() in ("Convolution", "ConvolutionBackpropData")
+    ]
+
+
+def test_int8_leaves_full_resolution_and_sums_of_a_network_with_steps_alone(slices):
+    model = drawn("drunet", features=(4, 8, 8), noise_map=False)
+    graph = quantised(converted(model, in_halves=True), slices)
+    down = [(32, False)] * 3 + [(16, False)] + [(16, True)] * 2 + [(8, True)]
+    up = [(8, True)] * 2 + [(16, True)] * 3 + [(32, False)] * 4
+    assert quantised_layers(graph) == down + up
+    rounded = [node.output(0) for node in graph.get_ordered_ops() if node.get_type_name() == "FakeQuantize"]
+    readers = {target.get_node().get_type_name() for one in rounded for target in one.get_target_inputs()}
+    assert {one.shape[-1] for one in rounded} == {16, 8}
+    assert readers == {"Convolution", "ConvolutionBackpropData"}
 
 
 def test_int8_without_calibration_is_refused():

@@ -94,7 +94,7 @@ def export_openvino(
             f"--precision {precision}: {bundle.architecture} has no input skip, so OpenVINO would round the "
             "image itself to steps of up to 8 HU; use fp32"
         )
-    model = converted(module)
+    model = converted(module, in_halves=precision != "fp32")
     if precision == "int8":
         model = quantised(model, calibration)
     entries = {

@@ -15,6 +15,7 @@ from pipeline.export.flip import flipped
 from pipeline.export.libraries import nncf_library, openvino_library
 from pipeline.models.apply import neighbours_of, takes_noise_map
 from pipeline.models.inputs import input_channels
+from pipeline.models.layers import ImageConv2d
 
 INPUT: Final = "image"
 OUTPUT: Final = "restored"
@@ -40,11 +41,13 @@ def example_input(module: nn.Module) -> Tensor:
 
 
 @torch.no_grad()
-def converted(module: nn.Module) -> Any:
+def converted(module: nn.Module, *, in_halves: bool = False) -> Any:
     """The `openvino.Model` of a restoration network, for any number and size of slices.
 
     Args:
         module: in evaluation mode, on the CPU.
+        in_halves: for a graph that is run in bfloat16, see `models.layers.ImageConv2d`; in float32 it gives
+            the same.
 
     Returns:
         float32, (N, C, H, W) in network units to (N, 1, H, W): input `image`, output `restored`.
@@ -53,10 +56,14 @@ def converted(module: nn.Module) -> Any:
         ConfigError: OpenVINO is not installed.
     """
     openvino = openvino_library()
+    plain = flipped(module)
+    for layer in plain.modules():
+        if isinstance(layer, ImageConv2d):
+            layer.in_halves = in_halves
     with warnings.catch_warnings():
         # Tracing runs the checks of the image's size once, and warns that it will not repeat them.
         warnings.simplefilter("ignore")
-        model = openvino.convert_model(flipped(module), example_input=example_input(module))
+        model = openvino.convert_model(plain, example_input=example_input(module))
     model.input(0).set_names({INPUT})
     model.output(0).set_names({OUTPUT})
     return model
@@ -67,7 +74,9 @@ def quantised(model: Any, calibration: Sequence[Tensor]) -> Any:
 
     Weights have a scale per filter, activations one per layer. Not quantised are the first and the last
     layer, the input's way to the last sum, and the sum: the CT numbers themselves are never rounded, only
-    what is added to them.
+    what is added to them. In a network with steps down neither is all else at full resolution, up to the
+    first step down and from the last step up on, both included, nor any sum of features: what every layer
+    adds to would be rounded time and again.
 
     Args:
         model: see `converted`.
@@ -80,7 +89,7 @@ def quantised(model: Any, calibration: Sequence[Tensor]) -> Any:
     if not calibration:
         raise ValueError("int8 needs calibration slices, got none")
     nncf = nncf_library()
-    exact = nncf.IgnoredScope(names=sorted(_first_to_last_sum(model)), validate=False)
+    exact = nncf.IgnoredScope(names=sorted(_kept_in_float(model)), validate=False)
     with redirect_stdout(io.StringIO()), warnings.catch_warnings():  # its progress bars
         warnings.simplefilter("ignore")
         return nncf.quantize(
@@ -92,15 +101,30 @@ def quantised(model: Any, calibration: Sequence[Tensor]) -> Any:
         )
 
 
-def _first_to_last_sum(model: Any) -> set[str]:
-    """Names of all operations from the input to the first layers, and from the last layers to the output."""
-    behind = _until_layer(model.get_parameters(), _consumers)
-    before = _until_layer(model.get_results(), _producers)
-    return behind | before
+def _kept_in_float(model: Any) -> set[str]:
+    """Names of all operations that `quantised` leaves as they are."""
+    nodes = model.get_ordered_ops()
+    layers = {node.get_friendly_name() for node in nodes if node.get_type_name() in _LAYERS}
+    steps = {node.get_friendly_name() for node in nodes if _is_step(node)}
+    behind = _as_far_as(steps or layers, model.get_parameters(), _consumers)
+    before = _as_far_as(steps or layers, model.get_results(), _producers)
+    sums = {node.get_friendly_name() for node in nodes if steps and _is_sum_of_features(node)}
+    return behind | before | sums
 
 
-def _until_layer(start: Iterable[Any], neighbours: Callable[[Any], Iterable[Any]]) -> set[str]:
-    """Names of the operations that are reached without passing through a layer; these layers are included."""
+def _is_step(node: Any) -> bool:
+    """Whether a layer leaves features on another raster than it is given."""
+    return node.get_type_name() in _LAYERS and max(node.get_attributes().get("strides", ()), default=1) > 1
+
+
+def _is_sum_of_features(node: Any) -> bool:
+    """A bias is a sum, too, but with a constant."""
+    constant = any(source.get_type_name() == "Constant" for source in _producers(node))
+    return node.get_type_name() == "Add" and not constant
+
+
+def _as_far_as(ends: set[str], start: Iterable[Any], neighbours: Callable[[Any], Iterable[Any]]) -> set[str]:
+    """Names of the operations that are reached without passing through one of `ends`; these are included."""
     seen: set[str] = set()
     waiting = list(start)
     while waiting:
@@ -109,7 +133,7 @@ def _until_layer(start: Iterable[Any], neighbours: Callable[[Any], Iterable[Any]
             if name in seen or node.get_type_name() in _NO_OPERATION:
                 continue
             seen.add(name)
-            if node.get_type_name() not in _LAYERS:
+            if name not in ends:
                 waiting.append(node)
     return seen
 

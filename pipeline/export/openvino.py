@@ -139,7 +139,7 @@ def openvino_module(
         ConfigError: OpenVINO, or for int8 NNCF, is not installed.
         ValueError: int8 without calibration slices.
     """
-    model = converted(module)
+    model = converted(module, in_halves=precision != "fp32")
     if precision == "int8":
         model = quantised(model, calibration)
     return OpenVINONetwork(model, like=module, precision=precision, threads=threads)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pipeline.models.inputs import input_channels
-from pipeline.models.layers import he_normal, in_float32
+from pipeline.models.layers import ImageConv2d, he_normal, in_float32
 
 
 class CNN10(nn.Module):
@@ -31,7 +31,7 @@ class CNN10(nn.Module):
         super().__init__()
         self.neighbours = neighbours
         self.noise_map = noise_map
-        self.first = nn.Conv2d(input_channels(neighbours, noise_map), 64, 9, padding=4)
+        self.first = ImageConv2d(input_channels(neighbours, noise_map), 64, 9, padding=4)
         self.second = nn.Conv2d(64, 32, 3, padding=1)
         self.last = nn.Conv2d(32, 1, 5, padding=2)
         he_normal(self.first)

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from pipeline.models.inputs import input_channels
-from pipeline.models.layers import corrected_slice, he_normal, zero
+from pipeline.models.layers import ImageConv2d, corrected_slice, he_normal, zero
 
 
 class DRUNet(nn.Module):
@@ -71,7 +70,7 @@ class DRUNet(nn.Module):
         self.noise_map = noise_map
         self.strides = (2,) * (len(features) - 1)
         self.receptive_radius = _receptive_radius(len(features), blocks)
-        self.head = nn.Conv2d(input_channels(neighbours, noise_map), features[0], 3, padding=1, bias=bias)
+        self.head = ImageConv2d(input_channels(neighbours, noise_map), features[0], 3, padding=1, bias=bias)
         self.down = nn.ModuleList(
             nn.Sequential(*_blocks(fine, blocks, bias), nn.Conv2d(fine, wide, 2, stride=2, bias=bias))
             for fine, wide in pairwise(features)
@@ -95,8 +94,7 @@ class DRUNet(nn.Module):
         rows, columns = image.shape[-2:]
         multiple = math.prod(self.strides)
         # (padded in every case, by nothing where it fits: an exported graph then takes slices of any size)
-        padded = pad(image, (0, -columns % multiple, 0, -rows % multiple), mode="replicate")
-        scales = [self.head(padded)]
+        scales = [self.head(image, margin=(0, -columns % multiple, 0, -rows % multiple))]
         for down in self.down:
             scales.append(down(scales[-1]))
         features = self.body(scales[-1])

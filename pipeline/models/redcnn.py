@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models.inputs import input_channels
-from pipeline.models.layers import corrected_slice, in_float32, zero
+from pipeline.models.layers import ImageConv2d, corrected_slice, in_float32, zero
 
 KERNEL = 5
 LAYERS = 5
@@ -54,9 +54,10 @@ class RedCNN(nn.Module):
         self.residual = residual
         self.neighbours = neighbours
         self.noise_map = noise_map
-        inputs = [input_channels(neighbours, noise_map)] + [features] * (LAYERS - 1)
         outputs = [features] * (LAYERS - 1) + [1]
-        self.encoder = nn.ModuleList(nn.Conv2d(channels, features, KERNEL) for channels in inputs)
+        first = ImageConv2d(input_channels(neighbours, noise_map), features, KERNEL)
+        inner = [nn.Conv2d(features, features, KERNEL) for _ in range(LAYERS - 1)]
+        self.encoder = nn.ModuleList([first, *inner])
         self.decoder = nn.ModuleList(nn.ConvTranspose2d(features, channels, KERNEL) for channels in outputs)
         if residual:
             zero(self.decoder[-1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pipeline.models.inputs import input_channels
-from pipeline.models.layers import corrected_slice, he_normal, in_float32, zero
+from pipeline.models.layers import ImageConv2d, corrected_slice, he_normal, in_float32, zero
 
 
 class RedNet(nn.Module):
@@ -64,9 +64,9 @@ class RedNet(nn.Module):
         self.neighbours = neighbours
         self.noise_map = noise_map
         self.receptive_radius = depth
-        inputs = [input_channels(neighbours, noise_map)] + [features] * (half - 1)
         outputs = [features] * (half - 1) + [1]
-        down = [nn.Conv2d(channels, features, 3, padding=1) for channels in inputs]
+        first = ImageConv2d(input_channels(neighbours, noise_map), features, 3, padding=1)
+        down = [first, *(nn.Conv2d(features, features, 3, padding=1) for _ in range(half - 1))]
         up = [nn.ConvTranspose2d(features, channels, 3, padding=1) for channels in outputs]
         for layer in down:
             he_normal(layer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pipeline.models.inputs import input_channels
-from pipeline.models.layers import corrected_slice, he_normal, zero
+from pipeline.models.layers import ImageConv2d, corrected_slice, he_normal, zero
 
 
 class ResidualCNN(nn.Module):
@@ -42,8 +42,8 @@ class ResidualCNN(nn.Module):
         self.neighbours = neighbours
         self.noise_map = noise_map
         self.receptive_radius = depth
-        inputs = [input_channels(neighbours, noise_map)] + [features] * (depth - 2)
-        inner = [nn.Conv2d(channels, features, 3, padding=1) for channels in inputs]
+        first = ImageConv2d(input_channels(neighbours, noise_map), features, 3, padding=1)
+        inner = [first, *(nn.Conv2d(features, features, 3, padding=1) for _ in range(depth - 2))]
         for layer in inner:
             he_normal(layer)
         self.inner = nn.ModuleList(inner)
