@@ -1,21 +1,24 @@
-"""Where a test process died that something killed from within: the end of the run says it once more.
+"""Where a test process died, by a crash or by its time limit: the end of the run says it once more.
 
 Python's `faulthandler` writes each thread's stack and then hundreds of names of extension modules, of which a
-log that is cut at the front keeps only the latter.
+log that is cut at the front keeps only the latter. The stacks of a test beyond `timeout` are lost with its process.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 RUNNERS = ("_pytest", "pluggy", "execnet", "xdist")
 LINES = 60
+BEFORE_THE_LIMIT_S = 5
 _REPORTS = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
+_REPORT = pytest.StashKey[IO[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,8 +38,21 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     told = getattr(session.config, "workerinput", None)
     if told is not None:
         report = Path(told["crash_report"]).open("w")  # noqa: SIM115 (open as long as the process lives)
+        session.config.stash[_REPORT] = report
         session.config.add_cleanup(report.close)
         faulthandler.enable(file=report)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Shortly before pytest-timeout ends the process, its stacks go to the report."""
+    report, limit_s = item.config.stash.get(_REPORT, None), float(item.config.getini("timeout") or 0)
+    if report is not None and limit_s > BEFORE_THE_LIMIT_S:
+        faulthandler.dump_traceback_later(limit_s - BEFORE_THE_LIMIT_S, file=report)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -45,5 +61,5 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         lines = report.read_text(encoding="utf-8", errors="replace").splitlines()
         told = [line for line in lines if not any(f"site-packages/{name}/" in line for name in RUNNERS)]
         if told:
-            terminalreporter.section(f"test process {report.name} died")
+            terminalreporter.section(f"test process {report.name} died or hung")
             terminalreporter.write_line("\n".join(told[:LINES]))

@@ -171,17 +171,20 @@ def test_engine_and_precision_are_in_recipe_and_uids(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert [one.engine for one in (network, *others)] == [
         f"torch {torch.__version__} on cpu in fp32",
-        f"torch {torch.__version__} on cpu (AVX512 BF16 VNNI) in bf16",
+        f"torch {torch.__version__} on cpu (AVX512 BF16 VNNI) in bf16, image in halves",
         "openvino 2026.4.1 on cpu in fp32",
-        "openvino 2026.4.1 on cpu (AVX512 BF16 VNNI) in bf16",
-        f"openvino 2026.4.1 on cpu (AVX512 BF16 VNNI) in int8 and {preferred_precision(CPU)}, "
+        "openvino 2026.4.1 on cpu (AVX512 BF16 VNNI) in bf16, image in halves",
+        f"openvino 2026.4.1 on cpu (AVX512 BF16 VNNI) in int8, image in halves and {preferred_precision(CPU)}, "
         "by nncf 3.4.0 on phantoms",
     ]
     recipes = {json.dumps(Restoration(denoiser=one, segmenter=None).recipe) for one in (network, *others)}
     assert len(recipes) == 5
     assert [one.bf16 for one in (network, *others)] == [False, True, False, False, False]
     capabilities["amx_tile"] = True
-    assert others[0].engine == f"torch {torch.__version__} on cpu (AVX512 BF16 VNNI AMX) in bf16"
+    assert (
+        others[0].engine
+        == f"torch {torch.__version__} on cpu (AVX512 BF16 VNNI AMX) in bf16, image in halves"
+    )
     assert network.engine == f"torch {torch.__version__} on cpu in fp32"
 
 

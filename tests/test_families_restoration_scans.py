@@ -46,8 +46,8 @@ def test_two_cases_draw_different_noise(cases):
 def test_cases_whose_noise_is_assumed_are_counted_and_named(cases, capsys):
     say_scans(cases, cases[1:3], LowDoseSettings(assumed_cutoff_per_mm=0.3))
     assert capsys.readouterr().err == (
-        "low_dose: the kernel of 2 of 4 cases cannot be read from their noise, so "
-        "low_dose.assumed_cutoff_per_mm stands for it: case1, case2\n"
+        "low_dose: the own noise of 2 of 4 cases cannot be read, so a kernel is assumed where none is given, "
+        "and photons follow from the noise level: case1, case2\n"
     )
 
 
@@ -58,8 +58,9 @@ def test_photons_read_from_lowered_noise_are_warned_of(cases, capsys):
     say_scans(cases, cases[1:2], LowDoseSettings(assumed_cutoff_per_mm=0.3))
     _, *warnings = capsys.readouterr().err.splitlines()
     assert warnings == [
-        "low_dose: case0 was reconstructed with less noise (ADMIRE or QIR), so its photons are overstated "
+        f"low_dose: {name} was reconstructed with less noise (ADMIRE or QIR), so its photons are overstated "
         "and its low dose holds too little noise; set low_dose.photons_per_ray, or leave it out"
+        for name in ("case0", "case1")
     ]
 
 

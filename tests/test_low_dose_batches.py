@@ -281,7 +281,7 @@ def test_what_is_given_stands_where_the_kernel_is_assumed(tmp_path):
     assert (scan.flux.photons_per_ray, scan.kernel, is_assumed) == (PHOTONS, Kernel(0.8), True)
     scan, is_assumed = read_or_assumed(silent, **{**read, **GIVEN})
     assert (scan.flux.photons_per_ray, scan.kernel, is_assumed) == (PHOTONS, Kernel(CUTOFF), False)
-    with pytest.raises(DataError, match=r"^case case0: its soft tissue shows no noise"):
+    with pytest.raises(DataError, match=r"^case case0: shows no noise in soft tissue"):
         read_or_assumed(silent, **read)
 
 
@@ -299,6 +299,16 @@ def test_where_the_kernel_cannot_be_read_the_photons_follow_from_the_noise_level
     assert is_assumed
     assert scan.kernel == Kernel(CUTOFF)
     assert scan.flux.photons_per_ray == pytest.approx(PHOTONS, rel=0.1)
+    given = {**READ, "kernel_cutoff_per_mm": CUTOFF}  # nothing is assumed of the kernel, whatever is said
+    for assumed in (None, 0.8):
+        assert read_or_assumed(case, **given, assumed_cutoff_per_mm=assumed) == (scan, True)
+
+
+def test_too_little_soft_tissue_is_not_called_silent(tmp_path):
+    body = water(SIDE, 8)
+    lung = write_case(tmp_path, 0, hu=body.where(body < 0, -700))
+    with pytest.raises(DataError, match=r"^case case0: shows too little soft tissue"):
+        read_or_assumed(lung, **READ, assumed_cutoff_per_mm=CUTOFF)
 
 
 def test_batches_tell_whose_kernel_is_assumed(tmp_path):

@@ -68,8 +68,8 @@ def case_acquisition(
         reason = str(hidden).split("; give ")[0]
         raise DataError(
             f"case {case.case_id}: its own noise cannot be read ({reason}); set "
-            "low_dose.assumed_cutoff_per_mm, or low_dose.photons_per_ray and low_dose.kernel_cutoff_per_mm "
-            "for all, or leave the case out"
+            "low_dose.assumed_cutoff_per_mm, or, for a training, low_dose.photons_per_ray and "
+            "low_dose.kernel_cutoff_per_mm for all, or leave the case out"
         ) from None
 
 
@@ -92,7 +92,7 @@ def read_or_assumed(
         case: see `case_acquisition`.
         photons_per_ray: see there.
         kernel_cutoff_per_mm: see there.
-        assumed_cutoff_per_mm: of the kernel, where it cannot be read and is not given; None: assume nothing.
+        assumed_cutoff_per_mm: of the kernel, where it is neither read nor given; None: assume nothing.
         device: where to compute.
 
     Raises:
@@ -102,12 +102,13 @@ def read_or_assumed(
     try:
         return case_acquisition(case, **given, device=device), False
     except DataError:
-        if assumed_cutoff_per_mm is None:
+        cutoff_per_mm = kernel_cutoff_per_mm or assumed_cutoff_per_mm
+        if cutoff_per_mm is None:
             raise
     scan = case_acquisition(
         case,
         photons_per_ray=photons_per_ray or _START_PHOTONS,
-        kernel_cutoff_per_mm=kernel_cutoff_per_mm or assumed_cutoff_per_mm,
+        kernel_cutoff_per_mm=cutoff_per_mm,
         device=device,
     )
     return scan if photons_per_ray is not None else _with_noise_as_measured(case, scan, device), True
@@ -121,9 +122,10 @@ def _with_noise_as_measured(case: Case, scan: Acquisition, device: torch.device)
     images = case.normal_dose()[slices_looked_at(case.shape[0])].astype(np.float32)
     level_hu = global_noise_sd_hu(images, images)
     if level_hu is None or level_hu < _ROUNDING_SD_HU:
+        lack = "shows too little soft tissue" if level_hu is None else "shows no noise in soft tissue"
         raise DataError(
-            f"case {case.case_id}: its soft tissue shows no noise, so no lower dose can be made; set "
-            "low_dose.photons_per_ray, or leave the case out"
+            f"case {case.case_id}: {lack}, so no lower dose can be made of it; leave it out, or, for a "
+            "training, set low_dose.photons_per_ray"
         )
     for _ in range(_STEPS):
         (half,) = low_doses_looked_at(case, scan, [0.5], device)

@@ -156,16 +156,15 @@ def _meet(team: Team, address: str, backend: str) -> Store:
             world_size=team.size,
             timeout=_PATIENCE,
         )
+        everybody = [f"met/{rank}" for rank in range(team.size)]
+        store.set(everybody[team.rank], "")
+        store.wait(everybody)  # one that left now would break off the others' start
     except (RuntimeError, ValueError) as failure:
         raise PipelineError(
             f"process {team.rank} of {team.size} cannot reach the others at {address} "
             f"({_first_line(failure)}); is MASTER_PORT free?"
         ) from None
-    notes = PrefixStore("ldct", store)
-    notes.set(f"met/{team.rank}", "")
-    everybody = [f"met/{rank}" for rank in range(team.size)]
-    notes.wait(everybody)  # one that left now would break off the others' start
-    return notes
+    return PrefixStore("ldct", store)
 
 
 def check_gpus_differ(store: Store, team: Team, gpu: str) -> None:

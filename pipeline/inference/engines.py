@@ -100,14 +100,16 @@ def in_openvino(bundle: Bundle, precision: Precision) -> nn.Module:
 def engine_in_words(engine: Engine, precision: Precision, device: torch.device) -> str:
     """What computes, as far as it may change the last bits, e.g. `torch 2.13.0+cpu on cpu in fp32`.
 
-    Below float32 the CPU's instructions decide how is rounded and summed: `on cpu (AVX512 BF16 VNNI AMX)`.
+    Below float32 the CPU's instructions decide how is rounded and summed, and the first layer takes the image
+    in halves (`models.layers.ImageConv2d`): `on cpu (AVX512 BF16 VNNI AMX) in bf16, image in halves`.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     if device.type == "cpu" and precision != "fp32":
         name = f"{name} ({_instructions()})"
     version = torch.__version__ if engine == "torch" else openvino_version()
     beside = f" and {beside_int8()}, by nncf {nncf_version()} on phantoms" if precision == "int8" else ""
-    return f"{engine} {version} on {name} in {precision}{beside}"
+    halves = ", image in halves" if precision != "fp32" else ""
+    return f"{engine} {version} on {name} in {precision}{beside}{halves}"
 
 
 def _instructions() -> str:

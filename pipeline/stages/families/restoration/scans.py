@@ -13,7 +13,7 @@ from pipeline.dicom.reconstruction import reduced_noise
 
 
 def say_scans(cases: Sequence[Case], assumed: Sequence[Case], settings: LowDoseSettings) -> None:
-    """Name on standard error the cases whose kernel is assumed, and those whose photons are overstated.
+    """Name on standard error the cases whose scan is assumed in part, and those whose photons are overstated.
 
     Args:
         cases: all that low doses are made for, to train and to validate.
@@ -27,15 +27,15 @@ def say_scans(cases: Sequence[Case], assumed: Sequence[Case], settings: LowDoseS
     if assumed:
         names = ", ".join(case.case_id for case in assumed)
         console.print(
-            f"low_dose: the kernel of {len(assumed)} of {len(cases)} cases cannot be read from their noise, "
-            f"so low_dose.assumed_cutoff_per_mm stands for it: {names}",
+            f"low_dose: the own noise of {len(assumed)} of {len(cases)} cases cannot be read, so a kernel is "
+            f"assumed where none is given, and photons follow from the noise level: {names}",
             markup=False,
         )
     if settings.photons_per_ray is not None:
         return
     for case in cases:
         family = reduced_noise(read_statistics(case).kernels, None)
-        if family is not None and case not in assumed:
+        if family is not None:
             console.print(
                 f"low_dose: {case.case_id} was reconstructed with less noise ({family}), so its photons are "
                 "overstated and its low dose holds too little noise; set low_dose.photons_per_ray, or leave "

@@ -1,0 +1,36 @@
+"""What a run says of a test process that died."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import CHECKOUT
+
+DEATHS = {
+    "crash": ("import ctypes", "ctypes.string_at(0)", "Segmentation fault"),
+    "time limit": ("import time", "time.sleep(60)", "Timeout (0:00:01)!"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("death", DEATHS)
+def test_the_end_of_a_run_says_where_a_test_process_died(tmp_path, death):
+    imported, fatal, said = DEATHS[death]
+    (tmp_path / "test_fatal.py").write_text(f"{imported}\n\n\ndef test_fatal():\n    {fatal}\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\ntimeout = 6\ntimeout_method = thread\n")
+    plugins = ["-p", "tests.crash_reports", "-n", "1", "--max-worker-restart", "0"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *plugins, tmp_path],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.fspath(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    report = done.stdout.split("test process gw0 died or hung")[1]
+    assert said in report
+    assert 'test_fatal.py", line 5 in test_fatal' in report
+    assert "site-packages/_pytest/" not in report
