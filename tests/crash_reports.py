@@ -1,7 +1,8 @@
 """Where a test process died, by a crash or by its time limit: the end of the run says it once more.
 
 Python's `faulthandler` writes each thread's stack and then hundreds of names of extension modules, of which a
-log that is cut at the front keeps only the latter. The stacks of a test beyond `timeout` are lost with its process.
+log that is cut at the front keeps only the latter.
+pytest-timeout's stacks are lost with the process that it ends.
 """
 
 from __future__ import annotations

@@ -174,8 +174,8 @@ def test_engine_and_precision_are_in_recipe_and_uids(monkeypatch):
         f"torch {torch.__version__} on cpu (AVX512 BF16 VNNI) in bf16, image in halves",
         "openvino 2026.4.1 on cpu in fp32",
         "openvino 2026.4.1 on cpu (AVX512 BF16 VNNI) in bf16, image in halves",
-        f"openvino 2026.4.1 on cpu (AVX512 BF16 VNNI) in int8, image in halves and {preferred_precision(CPU)}, "
-        "by nncf 3.4.0 on phantoms",
+        f"openvino 2026.4.1 on cpu (AVX512 BF16 VNNI) in int8 and {preferred_precision(CPU)}, "
+        "by nncf 3.4.0 on phantoms, image in halves",
     ]
     recipes = {json.dumps(Restoration(denoiser=one, segmenter=None).recipe) for one in (network, *others)}
     assert len(recipes) == 5
