@@ -77,7 +77,7 @@ class LowDoseBatches(Dataset[Batch]):
         progress: hands the cases on while they are read, one after the other.
 
     Attributes:
-        assumed: cases whose kernel is assumed.
+        assumed: cases whose scan is assumed in part.
         noise_sd_hu: lowest and highest level of the cases at these doses, zooms, kernels and contrasts; None
             where no case has enough soft tissue to tell.
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pipeline.data.cases import Case
@@ -120,16 +121,26 @@ def _with_noise_as_measured(case: Case, scan: Acquisition, device: torch.device)
     What half of the dose adds is as strong as what the whole dose has.
     """
     images = case.normal_dose()[slices_looked_at(case.shape[0])].astype(np.float32)
-    level_hu = global_noise_sd_hu(images, images)
-    if level_hu is None or level_hu < _ROUNDING_SD_HU:
-        lack = "shows too little soft tissue" if level_hu is None else "shows no noise in soft tissue"
-        raise DataError(
-            f"case {case.case_id}: {lack}, so no lower dose can be made of it; leave it out, or, for a "
-            "training, set low_dose.photons_per_ray"
-        )
+    level_hu = _level_hu(case, images, images)
+    if level_hu < _ROUNDING_SD_HU:
+        raise _no_lower_dose(case, "shows no noise in soft tissue")
     for _ in range(_STEPS):
         (half,) = low_doses_looked_at(case, scan, [0.5], device)
-        drawn_hu = global_noise_sd_hu(images, half - images) or level_hu
-        photons = scan.flux.photons_per_ray * (drawn_hu / level_hu) ** 2
+        photons = scan.flux.photons_per_ray * (_level_hu(case, images, half - images) / level_hu) ** 2
         scan = replace(scan, flux=replace(scan.flux, photons_per_ray=float(f"{photons:.6g}")))
     return scan
+
+
+def _level_hu(case: Case, images: npt.NDArray[np.float32], hu: npt.NDArray[np.float32]) -> float:
+    """Noise level of `hu` where the case's images show soft tissue."""
+    found = global_noise_sd_hu(images, hu)
+    if found is None:
+        raise _no_lower_dose(case, "shows too little soft tissue")
+    return found
+
+
+def _no_lower_dose(case: Case, lack: str) -> DataError:
+    return DataError(
+        f"case {case.case_id}: {lack}, so no lower dose can be made of it; leave it out, or, for a "
+        "training, set low_dose.photons_per_ray"
+    )

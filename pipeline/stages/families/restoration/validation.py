@@ -77,7 +77,7 @@ def made_pairs(
         noise_levels: whether the network is told the noise: the level of the whole series at this dose.
 
     Returns:
-        The pairs, and the cases whose kernel is assumed.
+        The pairs, and the cases whose scan is assumed in part.
 
     Raises:
         DataError: the noise of a case cannot be read or measured.
