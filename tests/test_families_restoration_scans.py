@@ -8,7 +8,7 @@ import pytest
 from pipeline.config.restoration import LowDoseSettings
 from pipeline.data.fingerprint import read_statistics, write_statistics
 from pipeline.degradations import WhiteNoise
-from pipeline.stages.families.restoration.scans import say_scans
+from pipeline.stages.families.restoration.scans import scan_remarks
 from pipeline.stages.families.restoration.validation import degraded_pairs, made_pairs
 from tests.ct_cases import write_cases
 
@@ -43,20 +43,18 @@ def test_two_cases_draw_different_noise(cases):
     assert not np.array_equal(first.degraded, second.degraded)
 
 
-def test_cases_whose_noise_is_assumed_are_counted_and_named(cases, capsys):
-    say_scans(cases, cases[1:3], LowDoseSettings(assumed_cutoff_per_mm=0.3))
-    assert capsys.readouterr().err == (
+def test_cases_whose_noise_is_assumed_are_counted_and_named(cases):
+    assert scan_remarks(cases, cases[1:3], LowDoseSettings(assumed_cutoff_per_mm=0.3)) == (
         "low_dose: the own noise of 2 of 4 cases cannot be read, so a kernel is assumed where none is given, "
-        "and photons follow from the noise level: case1, case2\n"
+        "and photons follow from the noise level: case1, case2",
     )
 
 
-def test_photons_read_from_lowered_noise_are_warned_of(cases, capsys):
+def test_photons_read_from_lowered_noise_are_warned_of(cases):
     reconstructed(cases[0], "Br38f 3")
     reconstructed(cases[1], "Br38f 3")
     reconstructed(cases[2], "B40f")
-    say_scans(cases, cases[1:2], LowDoseSettings(assumed_cutoff_per_mm=0.3))
-    _, *warnings = capsys.readouterr().err.splitlines()
+    _, *warnings = scan_remarks(cases, cases[1:2], LowDoseSettings(assumed_cutoff_per_mm=0.3))
     assert warnings == [
         f"low_dose: {name} was reconstructed with less noise (ADMIRE or QIR), so its photons are overstated "
         "and its low dose holds too little noise; set low_dose.photons_per_ray, or leave it out"
@@ -64,7 +62,6 @@ def test_photons_read_from_lowered_noise_are_warned_of(cases, capsys):
     ]
 
 
-def test_nothing_is_said_where_photons_are_given_and_nothing_is_assumed(cases, capsys):
+def test_nothing_is_said_where_photons_are_given_and_nothing_is_assumed(cases):
     reconstructed(cases[0], "Br38f 3")
-    say_scans(cases, (), LowDoseSettings(**GIVEN))
-    assert capsys.readouterr().err == ""
+    assert scan_remarks(cases, (), LowDoseSettings(**GIVEN)) == ()

@@ -27,9 +27,9 @@ class Progress:
         console: where to write.
     """
 
-    def __init__(self, name: str, console: Console | None = None) -> None:
+    def __init__(self, name: str, console: Console) -> None:
         self._name = name
-        self._console = console or Console(stderr=True)
+        self._console = console
         self._bar = Bar(
             TextColumn(name),
             BarColumn(),

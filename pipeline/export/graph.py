@@ -74,9 +74,9 @@ def quantised(model: Any, calibration: Sequence[Tensor]) -> Any:
 
     Weights have a scale per filter, activations one per layer. Not quantised are the first and the last
     layer, the input's way to the last sum, and the sum: the CT numbers themselves are never rounded, only
-    what is added to them. In a network with steps down neither is all else at full resolution, up to the
-    first step down and from the last step up on, both included, nor any sum of features: what every layer
-    adds to would be rounded time and again.
+    what is added to them. Of a network with steps down only the coarsest scale is quantised, between the last
+    step down and the first step up, and no sum of features there: what every layer adds to would be rounded
+    time and again, and the finer scales carry the edges.
 
     Args:
         model: see `converted`.
@@ -105,16 +105,17 @@ def _kept_in_float(model: Any) -> set[str]:
     """Names of all operations that `quantised` leaves as they are."""
     nodes = model.get_ordered_ops()
     layers = {node.get_friendly_name() for node in nodes if node.get_type_name() in _LAYERS}
-    steps = {node.get_friendly_name() for node in nodes if _is_step(node)}
-    behind = _as_far_as(steps or layers, model.get_parameters(), _consumers)
-    before = _as_far_as(steps or layers, model.get_results(), _producers)
-    sums = {node.get_friendly_name() for node in nodes if steps and _is_sum_of_features(node)}
+    down = [node.get_friendly_name() for node in nodes if _steps(node, "Convolution")]
+    up = [node.get_friendly_name() for node in nodes if _steps(node, "ConvolutionBackpropData")]
+    behind = _as_far_as(set(down[-1:]) or layers, model.get_parameters(), _consumers)
+    before = _as_far_as(set(up[:1]) or layers, model.get_results(), _producers)
+    sums = {node.get_friendly_name() for node in nodes if (down or up) and _is_sum_of_features(node)}
     return behind | before | sums
 
 
-def _is_step(node: Any) -> bool:
-    """Whether a layer leaves features on another raster than it is given."""
-    return node.get_type_name() in _LAYERS and max(node.get_attributes().get("strides", ()), default=1) > 1
+def _steps(node: Any, layer: str) -> bool:
+    """Whether a node is a `layer` that leaves features on another raster than it is given."""
+    return node.get_type_name() == layer and any(step > 1 for step in node.get_attributes()["strides"])
 
 
 def _is_sum_of_features(node: Any) -> bool:

@@ -77,6 +77,9 @@ def run(name: str, preset: str) -> None:
         digest = data_digest(layout.cases)
         key = _resume_key(config, settings, digest, training, hardware, team)
         store = ResumeStore(project_root() / ".ldct" / "resume" / f"{preset}-{name}-{key[:16]}", key)
+        console = Console(stderr=True, quiet=not team.leads, soft_wrap=True, highlight=False)
+        for remark in training.remarks:
+            console.print(remark, markup=False)
         with team.leader_first():
             if team.leads:
                 opened.enter_context(store.claimed())
@@ -84,7 +87,7 @@ def run(name: str, preset: str) -> None:
             if team.leads:
                 write_run_json(tracked, store.folder / RUN_FILE)
                 tracked.log_params(settings.model_dump())
-        outcome = _train(name, settings, training, hardware, store, tracked, team)
+        outcome = _train(name, settings, training, hardware, store, tracked, team, Progress(name, console))
         if team.leads:
             bundle = replace(
                 training.bundle,
@@ -120,6 +123,7 @@ def _train(
     store: ResumeStore,
     tracked: Run,
     team: Team,
+    progress: Progress,
 ) -> Outcome:
     return train(
         training.objective,
@@ -129,7 +133,7 @@ def _train(
         hardware=hardware,
         store=store,
         log=tracked,
-        progress=Progress(name, None if team.leads else Console(quiet=True)),
+        progress=progress,
         team=team,
     )
 

@@ -25,12 +25,14 @@ class Training:
         networks: freshly built, by name.
         batches: of the whole run.
         bundle: complete but for weights, score, name and digests.
+        remarks: lines that whoever starts the training should read.
     """
 
     objective: Objective
     networks: Mapping[str, nn.Module]
     batches: Batches
     bundle: Bundle
+    remarks: tuple[str, ...] = ()
 
 
 def blank_bundle(

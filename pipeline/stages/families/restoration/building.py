@@ -32,7 +32,7 @@ from pipeline.stages.bars import progress
 from pipeline.stages.families.bundles import Training, blank_bundle
 from pipeline.stages.families.restoration.checks import check_low_dose, check_network, check_patch_size
 from pipeline.stages.families.restoration.encoders import load_encoders
-from pipeline.stages.families.restoration.scans import say_scans
+from pipeline.stages.families.restoration.scans import scan_remarks
 from pipeline.stages.families.restoration.start import load_start
 from pipeline.stages.families.restoration.validation import (
     degraded_pairs,
@@ -78,8 +78,9 @@ def build_restoration(
         networks[DISCRIMINATOR] = _discriminator(settings.adversarial, settings.data.patch_size)
     batches = _batches(settings, network, training, device)
     pairs, assumed = _pairs(settings, network, validation)
+    remarks: tuple[str, ...] = ()
     if settings.low_dose is not None and isinstance(batches, LowDoseBatches):
-        say_scans((*training, *validation), (*batches.assumed, *assumed), settings.low_dose)
+        remarks = scan_remarks((*training, *validation), (*batches.assumed, *assumed), settings.low_dose)
     return Training(
         objective=_objective(settings, scale, losses, pairs),
         networks=networks,
@@ -97,6 +98,7 @@ def build_restoration(
                 start_from=started_from,
             ),
         ),
+        remarks=remarks,
     )
 
 
