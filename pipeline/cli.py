@@ -371,8 +371,8 @@ def predict(
         bool | None,
         typer.Option(
             "--texture/--no-texture",
-            help="Which of the shipped denoisers: the one that keeps the noise texture of a normal dose, or "
-            "the one with the lowest error (default).",
+            help="Which of the shipped denoisers: the one whose noise is nearer to that of a normal dose, or "
+            "the one trained on the error alone (default).",
         ),
     ] = None,
     segmenter: Annotated[

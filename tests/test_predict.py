@@ -160,7 +160,7 @@ def test_auto_precision_is_never_coarser_than_the_training(tmp_path, monkeypatch
 
 
 def have_champions(monkeypatch, **champions):
-    """Whether or not those of the preset smoke count."""
+    """Whether or not those of phantoms alone count."""
     monkeypatch.setattr(tracking, "champion", lambda kind, **_: champions.get(kind))
 
 
@@ -209,12 +209,14 @@ def test_a_champion_that_segments_joins_the_shipped_denoiser(tmp_path, segmenter
     assert (recipe["denoiser"]["name"], recipe["segmenter"]["name"]) == ("reference_plain", "unet")
 
 
-def test_a_champion_of_the_preset_smoke_does_not_go_before_the_shipped_denoiser(tmp_path, ships, monkeypatch):
+def test_a_champion_that_saw_phantoms_alone_does_not_go_before_the_shipped_denoiser(
+    tmp_path, ships, monkeypatch
+):
     asked = {}
     monkeypatch.setattr(tracking, "champion", lambda kind, **options: asked.update({kind: options}))
     write_source(tmp_path / "in")
     predict.run(tmp_path / "in", tmp_path / "out")
-    assert asked == {"denoiser": {"smoke": False}, "segmenter": {"smoke": False}}
+    assert asked == {"denoiser": {"on_phantoms": False}, "segmenter": {"on_phantoms": False}}
 
 
 def test_a_named_network_is_used_alone(tmp_path, segmenter, ships):

@@ -251,17 +251,20 @@ def test_another_convention_or_other_data_keeps_the_champion_and_says_so(project
     assert "move the alias 'champion'" in caplog.text
 
 
-def test_a_champion_of_the_smoke_preset_gives_way_to_another_preset_only(project, caplog):
+def test_champions_that_saw_phantoms_alone_give_way_to_those_of_other_presets_only(project, caplog):
     register(50.0, model="smoke", name="smoke-redcnn")
-    assert tracking.champion("denoiser", smoke=False) is None
     register(30.0, model="demo", name="demo-redcnn", data_digest="e" * 64)
     assert champion_text() == "demo"
+    assert tracking.champion("denoiser", on_phantoms=False) is None
     register(60.0, model="smoke again", name="smoke-redcnn")
-    caplog.clear()
     assert champion_text() == "demo"
+    register(20.0, model="own", name="hospital-redcnn", data_digest="f" * 64)
+    register(70.0, model="demo again", name="demo-redcnn", data_digest="f" * 64)
+    caplog.clear()
+    assert tracking.champion("denoiser", on_phantoms=False).read_text() == "own"
     (record,) = caplog.records
     assert record.getMessage() == (
-        "champion of ldct-denoiser: version 2 (run demo-redcnn, psnr/redcnn 30, data eeeeeeeeeeee)"
+        "champion of ldct-denoiser: version 4 (run hospital-redcnn, psnr/redcnn 20, data ffffffffffff)"
     )
 
 

@@ -128,8 +128,8 @@ def _settings(path: Path | None, given: dict[str, Any]) -> PredictSettings:
 def _bundles(denoiser: Path | None, segmenter: Path | None, texture: bool | None) -> _Bundles:
     """Those named; where none is, the champions, and for want of one the shipped denoiser.
 
-    A champion of the preset `smoke`, a few steps on tiny data, goes neither before a shipped denoiser nor
-    beside one.
+    A champion of the presets `smoke` and `demo`, which see phantoms alone, goes neither before a shipped
+    denoiser nor beside one.
 
     Raises:
         ConfigError: `texture` is given, and another denoiser than a shipped one is taken.
@@ -139,8 +139,8 @@ def _bundles(denoiser: Path | None, segmenter: Path | None, texture: bool | None
         _check_shipped_is_meant(texture, "a network is named; leave one of the two options out")
         return _Bundles(denoiser, segmenter)
     ours = shipped("texture" if texture else "plain")
-    champion = tracking.champion("denoiser", smoke=ours is None)
-    segmenter = tracking.champion("segmenter", smoke=ours is None)
+    champion = tracking.champion("denoiser", on_phantoms=ours is None)
+    segmenter = tracking.champion("segmenter", on_phantoms=ours is None)
     if champion is not None:
         way_out = "leave the option out" if ours is None else f"to take the shipped one name {ours}"
         _check_shipped_is_meant(texture, f"the registry's champion goes first; {way_out}")

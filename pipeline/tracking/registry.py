@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _ALIAS: Final = "champion"
-_SMOKE_RUN: Final = "smoke-"
-"""How the names of runs of the preset `smoke` begin: a few steps on tiny data, to see that it works."""
+_ON_PHANTOMS: Final = ("smoke-", "demo-")
+"""How the names of runs begin whose presets show what works, on phantoms alone; the better one is last."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -49,8 +49,9 @@ def register_bundle(
 
     The alias `champion` goes to the first version, and from then on only to one with a better score under the
     same convention and on the same data. Scores of another convention or other data cannot be compared: the
-    champion stays, and one line says how to move the alias by hand. Only a champion of the preset `smoke`
-    gives way to any model of another preset. A store that fails costs a warning: the bundle itself is safe in
+    champion stays, and one line says how to move the alias by hand. Only a champion of the presets `smoke`
+    and `demo`, which see phantoms alone, gives way to any model of another preset (one of `smoke` to one of
+    `demo`, too). A store that fails costs a warning: the bundle itself is safe in
     the model's folder.
 
     Args:
@@ -106,14 +107,15 @@ def describe_bundle(run: Run, *, kind: str, model_hash: str, description: str) -
         _log.warning("%s; %s is not described", failure, name)
 
 
-def champion(kind: str, *, smoke: bool = True) -> Path | None:
+def champion(kind: str, *, on_phantoms: bool = True) -> Path | None:
     """The bundle file of the champion of a kind, fetched from the server when there is one.
 
     Nobody named this model, so one line says which it is.
 
     Args:
         kind: see `register_bundle`.
-        smoke: whether one of the preset `smoke` counts; False where something better is at hand.
+        on_phantoms: whether one of the presets `smoke` and `demo` counts; False where something better is at
+            hand.
 
     Returns:
         None when tracking is off or there is no champion.
@@ -127,7 +129,7 @@ def champion(kind: str, *, smoke: bool = True) -> Path | None:
     client = connect()
     with quiet(), tracking_errors(f"find the champion of {name}"):
         version = _champion_version(client, name)
-        if version is None or (_is_smoke(version) and not smoke):
+        if version is None or (_standing(version) < len(_ON_PHANTOMS) and not on_phantoms):
             return None
         path = _local_file(version)
     if not path.is_file():
@@ -194,8 +196,8 @@ def _deserves_alias(holder: Any | None, version: Any, *, higher_is_better: bool)
         return False
     if holder is None:
         return True
-    if _is_smoke(holder) and not _is_smoke(version):
-        return True
+    if _standing(holder) != _standing(version):
+        return _standing(holder) < _standing(version)
     if any(holder.tags.get(tag) != version.tags[tag] for tag in ("convention", "data.sha256")):
         _log.warning(
             "%s: version %s stays champion: version %s was scored on other data or by another convention; "
@@ -210,8 +212,12 @@ def _deserves_alias(holder: Any | None, version: Any, *, higher_is_better: bool)
     return score > best if higher_is_better else score < best
 
 
-def _is_smoke(version: Any) -> bool:
-    return str(version.tags.get("run", "")).startswith(_SMOKE_RUN)
+def _standing(version: Any) -> int:
+    """Place of a version's preset: 0 for `smoke`, 1 for `demo`, 2 for any other."""
+    run = str(version.tags.get("run", ""))
+    return next(
+        (place for place, start in enumerate(_ON_PHANTOMS) if run.startswith(start)), len(_ON_PHANTOMS)
+    )
 
 
 def _describe(version: Any) -> str:

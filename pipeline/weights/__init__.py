@@ -16,7 +16,7 @@ def shipped(variant: Variant) -> Path | None:
     """The bundle of a shipped denoiser; None where this copy of the package came without it.
 
     Args:
-        variant: `plain` gives the lowest error, `texture` keeps the noise spectrum of the normal dose.
+        variant: `plain` is trained on the error alone, the noise of `texture` is nearer to the normal dose's.
     """
     path = Path(__file__).parent / _FILES[variant]
     return path if path.is_file() else None
