@@ -97,7 +97,7 @@ def measure(pairs: Path, bundle: Path) -> dict[str, Any]:
         "smooth, restored": judge.cells(smooth.restored_hu, smooth_hu),
     }
     return {
-        "text": told(sharp, smooth, judge, gaussian_hu),
+        "text": told(sharp, smooth, judge),
         "columns": list(COLUMNS),
         "rows": [[image, *cells] for image, cells in rows.items()],
         "model_hash": sharp.model_hash,
@@ -253,23 +253,20 @@ def rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(float(value), digits) + 0.0
 
 
-def told(sharp: Predicted, smooth: Predicted, judge: Judge, gaussian_hu: Volume) -> str:
+def told(sharp: Predicted, smooth: Predicted, judge: Judge) -> str:
     """What was measured, and how far it can be believed.
 
     Args:
         sharp: series.
         smooth: series.
         judge: of the images.
-        gaussian_hu: the sharp series through the Gaussian.
     """
-    is_closer = judge.rmse_hu(sharp.restored_hu) < judge.rmse_hu(gaussian_hu)
     return (
         f"One scan of a head phantom, {len(sharp.restored_hu)} slices, reconstructed with a sharp ({SHARP}) "
         f"and a smooth kernel ({SMOOTH}), through `{sharp.model_hash[:12]}` at strength 1 (torch, fp32); it "
         f"is no training data. Noise: {len(judge.squares)} squares of uniform tissue; tissues are cut from "
-        "the smoothed smooth image. Against the smooth image the restored sharp one has "
-        f"{'less' if is_closer else 'no less'} RMSE than a Gaussian whose width was chosen on these very "
-        "slices. That is no score against a truth: the smooth image has softer edges, so blur alone comes "
+        "the smoothed smooth image. The Gaussian's width was chosen on these very slices. RMSE against the "
+        "smooth image is no score against a truth: that image has softer edges, so blur alone comes "
         "closer to it; its CT numbers and the profile of its slices are others, and noise of the same raw "
         "data is in part the same. Read it beside the steepness of the edges. Reason codes of `ldct "
         f"predict`: sharp {sharp.warning}; smooth {smooth.warning}."

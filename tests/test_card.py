@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import re
@@ -18,7 +19,7 @@ from pipeline.bundle import save_bundle
 from pipeline.config.layout import Layout
 from pipeline.errors import ConfigError, DataError
 from pipeline.manifest import file_sha256
-from pipeline.report.card import small_png
+from pipeline.report.card import first_rows, lowest_gains, small_png, squares_of
 from pipeline.report.card.groups import groups
 from pipeline.stages import card as stage
 from tests.conftest import CHECKOUT
@@ -54,7 +55,12 @@ def scores(*, gain_db=3.0, tv_gain_db=2.0, below=0, bias_hu=0.4, patients=2, ker
             name: {"psnr_db": 30 + own, "ssim": 0.9, "rmse_hu": 12.0, "gain_db": own}
             for name, own in gained.items()
         }
-        rows["restored"] |= {"gain_95_low_db": gain_db - 0.5, "gain_95_high_db": gain_db + 0.5}
+        rows["restored"] |= {
+            "ssim": 0.95,
+            "rmse_hu": 11.0,
+            "gain_95_low_db": gain_db - 0.5,
+            "gain_95_high_db": gain_db + 0.5,
+        }
         group = {"patients": patients, "slices": 3 * patients}
         group |= {
             name: {"input_psnr_db": 30.0, "restored_psnr_db": 30 + gain_db, "gain_db": gain_db}
@@ -233,8 +239,117 @@ def test_scores_stand_beside_their_ceiling_and_the_tuned_baselines(project):
     write_all(denoiser_without_tcga_lung=scores(gain_db=5.25))
     text = section(page(), "Scores on sources that were held out")
     row = "| tcga_lung | 25 % | 2, 6 | 30.00 | 35.25 | +5.25 [+4.75, +5.75] | 6.02 | 5.02 |"
-    assert f"{row} 0.8000 → 0.9000 | 20.0 → 12.0 |" in text
-    assert "| tcga_lung | 25 % | +5.25 | +1.00 | +1.50 | +2.00 | not measured | network |" in text
+    assert f"{row} 0.8000 → 0.9500 | 20.0 → 11.0 |" in text
+    beside = "+1.00 / 0.9000 / 12.0 | +1.50 / 0.9000 / 12.0 | +2.00 / 0.9000 / 12.0"
+    network = "+5.25 / 0.9500 / 11.0"
+    assert f"| tcga_lung | 25 % | {network} | {beside} | network | network | network |" in text
+    assert "bm3d" not in text
+
+
+def with_method(values, method, **changes):
+    """The same scores with other numbers of one method, under all conventions at all doses."""
+    changed = copy.deepcopy(values)
+    for own in changed["doses"].values():
+        for rows_of in own["against_normal_dose"].values():
+            rows_of[method] = rows_of.get(method, {}) | changes
+    return changed
+
+
+def test_a_baseline_that_is_better_by_ssim_or_rmse_is_best_and_a_known_failure(project):
+    ahead = with_method(scores(), "tv", ssim=0.96)
+    write_all(
+        denoiser_without_tcga_lung=ahead,
+        denoiser_without_covid_ny_sbu=with_method(scores(), "nlm", rmse_hu=10.5),
+    )
+    text = page()
+    told = section(text, "Scores on sources that were held out")
+    assert "| +2.00 / 0.9600 / 12.0 | network | tv | network |" in told
+    assert "| +1.50 / 0.9000 / 10.5 | +2.00 / 0.9000 / 12.0 | network | network | nlm |" in told
+    known = section(text, "Known failures")
+    at = "tv at 40 % (redcnn, full), tv at 25 % (redcnn, full), tv at 10 % (redcnn, full)"
+    assert f"tcga_lung (held out): no better than {at}, by SSIM." in known
+    assert f"covid_ny_sbu (held out): no better than {at.replace('tv', 'nlm')}, by RMSE." in known
+    assert "by PSNR" not in known
+
+
+def test_bm3d_has_a_column_where_it_was_measured(project):
+    measured = with_method(scores(), "bm3d", psnr_db=32.5, gain_db=2.5, ssim=0.9, rmse_hu=11.5)
+    write_all(denoiser_without_tcga_lung=measured)
+    text = page()
+    assert "| held out | dose | network | gaussian | nlm | tv | bm3d | best PSNR |" in text
+    assert "+2.50 / 0.9000 / 11.5 | network | network | network |" in text
+    assert "| +2.00 / 0.9000 / 12.0 | not measured | network | network | network |" in text
+
+
+def by_scan(values, **slices):
+    """The same scores of so many slices of each kind of scan."""
+    changed = copy.deepcopy(values)
+    for own in changed["doses"].values():
+        group = own["by_anatomy"]["chest"]
+        own["by_scan"] = {
+            name.replace("_", " "): group | {"patients": count, "slices": count}
+            for name, count in slices.items()
+        }
+    return changed
+
+
+def write_worst(name, *lines):
+    path = LAYOUT.evaluation(name) / "worst.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text("\n".join(["dose_fraction,scan,gain_db", *lines]))
+
+
+def test_the_promise_is_split_into_scans_that_were_read_and_assumed(project):
+    own = by_scan(scores(), read_from_the_images=2, assumed=4)
+    write_all(**{f"denoiser_without_{name}": by_scan(scores(), read_from_the_images=6) for name in FOLDS})
+    write_scores("denoiser_without_tcga_lung", own)
+    text = page()
+    counts = (
+        "By scan, up to 40 %: 26 slices are of scans whose photons were read from their images, 4 of scans"
+    )
+    assert f"{counts} that were assumed. For the assumed ones the dose named is an upper bound" in text
+    assert "| +3.00 [+2.50, +3.50] | 3.98 ¹ | 2.98 ¹ |" in text
+    assert "¹ Of scans that were assumed: 4 of 6 slices of tcga_lung." in text
+    for name in FOLDS:
+        extra = [f"{dose},assumed,2.5" for dose in (0.4, 0.25, 0.1)] if name == "tcga_lung" else []
+        read = [f"{dose},read from the images,2.0" for dose in (0.4, 0.25, 0.1)]
+        write_worst(f"denoiser_without_{name}", *read, *extra)
+    assert "4 of scans that were assumed (lowest margin +2.50 dB: tcga_lung, 10 %)" in page()
+
+
+def test_the_table_of_slices_is_of_the_scores_or_not_used():
+    values = {"doses": {"dose_0.4": {"worst_gain_db": 0.0509}, "dose_0.25": {"worst_gain_db": 1.0}}}
+    lines = [
+        "dose_fraction,scan,gain_db",
+        "0.4,assumed,0.13",
+        "0.4,read,0.0509",
+        "0.25,read,1.0",
+        "0.25,read,2",
+    ]
+    expected = {(0.4, "assumed"): 0.13, (0.4, "read"): 0.0509, (0.25, "read"): 1.0}
+    assert lowest_gains("\n".join(lines), values) == expected
+    assert lowest_gains("\n".join(lines[:-2]), values) == {}
+    assert lowest_gains("\n".join([*lines, "0.4,read,0.01"]), values) == {}
+    assert lowest_gains("", values) == {}
+    assert lowest_gains("", None) == {}
+
+
+def test_a_gain_above_the_ceiling_is_pointed_out(project):
+    write_all(denoiser_without_lidc_0314=scores(gain_db=4.25))
+    text = page()
+    assert (
+        "Above the ceiling: lidc_0314 at 40 % (redcnn: +4.25 of +3.98 dB), lidc_0314 at 40 % (full:" in text
+    )
+    write_all()
+    assert "Above the ceiling" not in page()
+
+
+def test_the_ceiling_of_test_patients_is_marked_where_a_scan_was_assumed(project):
+    write_all(denoiser=by_scan(scores(), read_from_the_images=5, assumed=1))
+    told = section(page(), "Plain and texture variant")
+    assert "| denoiser (test patients) | 40 % | 2, 6 | +3.00 / +3.00 | 3.98 ¹ |" in told
+    assert "¹ Of scans that were assumed: 1 of 6 slices of denoiser (test patients)." in told
+    assert "| denoiser_texture (test patients) | 40 % | 2, 6 | +3.00 / +3.00 | 3.98 |" in told
 
 
 def test_groups_are_means_over_the_patients_of_all_sources(project):
@@ -263,13 +378,102 @@ def test_failures_are_told_from_the_numbers(project):
     assert (
         "tcga_lung (held out) at 25 %: low-contrast lesions are harder to see than before, to NPW." in known
     )
-    assert "edges blurred, f50 of contrasts of 50 HU to 0.60 of the input's." in known
+    blurred = "edges blurred, most at 25 % and 50 HU of contrast: f50 falls to 0.60 of the disc's own."
+    assert blurred in known
     assert "no low dose could be made: tcga-0001." in known
     assert "tcga_lung (held out): one patient" in known
     assert "end of its grid, so that a better one may exist: tv (1 times)." in known
-    assert "Least is gained, by kernel, with D: +0.50 dB" in known
+    assert "with kernel D: +0.50 of +10.00 dB at 10 % (PSNR, redcnn; held-out patients: 2)." in known
+    assert known.count("Of all groups the least is gained") == 1
+    assert "anatomy chest" not in known
     assert "over the same anatomy: mean frequency -0.030 /mm" in known
     assert "By hand:\n\n- Few patients" in known
+
+
+def test_of_many_blurred_edges_the_worst_is_told(project):
+    found = edges(0.6)
+    found["by_dose"] = {
+        "0.4": {"50": {"restored": {"f50_share": 0.7}}, "300": {"restored": {"f50_share": 0.8}}},
+        "0.1": {"50": {"restored": {"f50_share": 0.43}}, "300": {"restored": {"f50_share": None}}},
+    }
+    write_all(denoiser=scores(ttf=found))
+    known = section(page(), "Known failures")
+    assert known.count("edges blurred") == 1
+    assert "most at 10 % and 50 HU of contrast: f50 falls to 0.43 of the disc's own." in known
+
+
+def test_a_baseline_with_the_higher_d_prime_is_a_known_failure(project):
+    found = lesions()
+    found["by_dose"]["0.25"]["npw"] |= {"gaussian": {"d_prime": 2.35}, "tv": {"d_prime": 2.2}}
+    level = lesions()
+    level["by_dose"]["0.25"]["npw"] |= {"gaussian": {"d_prime": 2.001}, "tv": {"d_prime": None}}
+    write_all(
+        denoiser_without_tcga_lung=scores(detectability=found),
+        denoiser_without_lidc_0314=scores(detectability=level),
+    )
+    told = [line for line in section(page(), "Known failures").splitlines() if "shows low-contrast" in line]
+    (line,) = told
+    assert line.startswith("- tcga_lung (held out): a tuned baseline shows low-contrast lesions better")
+    assert line.endswith("gaussian to NPW at 25 % (2.35 against 2.00).")
+
+
+def test_groups_of_few_patients_are_said_to_be_so(project):
+    values = {f"denoiser_without_{name}": scores() for name in FOLDS}
+    for own in values["denoiser_without_tcga_lung"]["doses"].values():
+        own["by_thickness"] = {"below 2 mm": own["by_anatomy"]["chest"] | {"patients": 1, "slices": 16}}
+    write_all(**values)
+    assert "rests on few held-out patients: thickness below 2 mm (1 patient, 16 slices)." in page()
+
+
+def texture_scores(gain_db, own, before):
+    """Test scores of real and phantom patients with L1 distances of restored and input."""
+    values = scores(gain_db=gain_db)
+    for found in values["doses"].values():
+        found["noise_texture"] = {
+            name: found["noise_texture"][name] | {"l1_distance": distance}
+            for name, distance in (("normal_dose", 0.0), ("input", before), ("restored", own))
+        }
+        group = found["by_anatomy"]["chest"]
+        real = group | {"patients": 1, "slices": 1, "full": {"gain_db": 2.0}, "redcnn": {"gain_db": 2.5}}
+        other = group | {"patients": 3, "slices": 3, "full": {"gain_db": 4.0}, "redcnn": {"gain_db": 4.5}}
+        found["by_source"] = {"covid_ny_sbu": real, "tcga_lung": other, "phantom_reference": group}
+    return values
+
+
+def test_the_texture_variant_is_told_by_its_numbers_with_real_patients_apart(project):
+    texture = texture_scores(3.06, 0.24, 0.17)
+    texture["doses"]["dose_0.1"] = texture_scores(2.7, 0.16, 0.30)["doses"]["dose_0.1"]
+    write_all(denoiser=texture_scores(3.0, 0.35, 0.17), denoiser_texture=texture)
+    table = ["dose_fraction,source,method,regions"]
+    table += ["0.4,covid_ny_sbu,restored,9", "0.4,phantom_reference,restored,31", "0.1,tcga_lung,restored,5"]
+    for name in ("denoiser", "denoiser_texture"):
+        folder = LAYOUT.evaluation(name)
+        folder.mkdir(parents=True)
+        (folder / "texture.csv").write_text("\n".join(table))
+    text = page()
+    told = section(text, "Plain and texture variant")
+    assert "gives up PSNR" not in text
+    change = "+0.06 dB at 40 %, +0.06 dB at 25 %, -0.30 dB at 10 % (PSNR, redcnn)"
+    assert f"Its gain less that of the plain variant: {change}." in told
+    noise = "squares of the noise spectra"
+    assert f"Test patients are 4 real (4 slices, 9 {noise}) and 2 phantoms (6 slices, 31 {noise})." in told
+    assert "| denoiser (test patients) | 40 % | 4, 4 | +4.00 / +3.50 | 2, 6 | +3.00 / +3.00 |" in told
+    assert "Of the 40 squares of the test patients 31 are of phantoms." in section(text, "Noise texture")
+    nearer = "nearer only than the plain variant's at 40 %, 25 %; nearer than the input's and the plain "
+    assert f"{nearer}variant's at 10 %." in section(text, "Noise texture")
+
+
+def test_squares_of_other_scores_are_not_used():
+    values = {"doses": {"dose_0.4": {"noise_texture": {"restored": {"regions": 5}}}}}
+    lines = [
+        "dose_fraction,source,method,regions",
+        "0.4,one,restored,2",
+        "0.4,one,input,2",
+        "0.4,two,restored,3",
+    ]
+    assert squares_of("\n".join(lines), values) == {"one": 2, "two": 3}
+    assert squares_of("\n".join(lines[:-1]), values) == {}
+    assert squares_of("", None) == {}
 
 
 def test_an_edge_of_unknown_width_is_no_blurred_edge(project):
@@ -319,16 +523,28 @@ def test_kernel_pairs_are_told_where_they_were_measured(project):
     write_scores("kernel_pairs", pairs)
     told = section(page(), "Noise of another kind: kernel pairs")
     assert "Sharp noise is halved." in told
+    assert "neurolabusc/dcm_qa_ct" in told
+    assert "BSD-2-Clause" in told
     assert "| YA | 9.512 |" in told
 
 
+def test_the_rmse_of_kernel_pairs_stands_in_words(project):
+    columns = ["image", "SD [HU]", "RMSE against the smooth kernel [HU]"]
+    rows_of = [["sharp, restored", 7.76, 20.49], ["Gaussian", 6.79, 6.27], ["smooth", 4.55, 0.0]]
+    write_scores("kernel_pairs", {"text": "Told.", "columns": columns, "rows": rows_of})
+    assert "RMSE against the smooth kernel [HU]: sharp, restored 20.49; Gaussian 6.27." in page()
+
+
 def test_the_weights_are_told_by_their_hash_and_whether_they_ship(project, monkeypatch):
-    bundle = write_bundle("denoiser")
+    ranges = {"slice_thickness_mm": [1.0, 8.0], "row_spacing_mm": [0.547, 0.977]}
+    bundle = write_bundle("denoiser", fingerprint=ranges)
     other = write_bundle("denoiser_texture", score={"metric": "psnr", "value": 31.2, "convention": "redcnn"})
     monkeypatch.setattr(stage, "shipped", lambda _: LAYOUT.bundle("denoiser"))
     text = page()
     assert f"| `{bundle.model_hash}` | `{other.model_hash}` |" in text
     assert "| validation | not measured | psnr 31.20 (redcnn) |" in text
+    assert "| trained at slice thickness of | 1 to 8 mm | unknown |" in text
+    assert "| trained at pixels of | 0.547 to 0.977 mm | unknown |" in text
     assert "| in the package | this very model | **NOT this model**, or none |" in text
     parameters = sum(tensor.numel() for tensor in bundle.tensors.values())
     assert f"| parameters | {parameters:,} | {parameters:,} |" in text
@@ -386,7 +602,10 @@ def test_the_worst_slices_are_shown_small_with_the_name_of_their_owner(project):
     stale.parent.mkdir(parents=True)
     stale.touch()
     text = page()
-    assert "![The slices of tcga_lung with the lowest gain at 25 % dose. CT: Albertina B et al." in text
+    assert (
+        "![The slices of tcga_lung with the lowest gain at 25 % dose. Window from -160 to 240 HU, of " in text
+    )
+    assert "the difference from -30 to 30 HU. CT: Albertina B et al." in text
     assert "(CC BY 3.0)](model_card/pictures/worst_dose_0.25.png)" in text
     assert not stale.exists()
     with Image.open(stage.PICTURES / "worst_dose_0.25.png") as shown:
@@ -402,6 +621,42 @@ def test_a_picture_keeps_its_greys_and_its_colours():
     with Image.open(io.BytesIO(small_png(stream.getvalue()))) as shown:
         found = np.asarray(shown.convert("RGB"), int)
     assert np.abs(found - picture).max() <= 4
+
+
+def as_png(pixels):
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_a_dark_blue_stays_blue_beside_many_greys():
+    picture = np.repeat(np.random.default_rng(0).integers(0, 256, (200, 200, 1), np.uint8), 3, axis=2)
+    picture[:4, :4] = (5, 48, 97)
+    picture[:4, 4:8] = (103, 0, 31)
+    with Image.open(io.BytesIO(small_png(as_png(picture)))) as shown:
+        found = np.asarray(shown.convert("RGB"), int)
+    assert np.abs(found - picture).max() <= 4
+
+
+def test_first_rows_of_pictures_lie_below_each_other():
+    one, other = np.zeros((6, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint8)
+    one[:2], other[:2] = 100, 200
+    with Image.open(io.BytesIO(first_rows([(as_png(one), 3), (as_png(other), 2)]))) as sheet:
+        assert np.asarray(sheet)[:, 0, 0].tolist() == [100, 100, 200, 200]
+
+
+def test_the_worst_slices_of_the_other_sources_are_drawn_in_one_picture(project):
+    write_all(denoiser_without_tcga_lung=scores(gain_db=1.0))
+    for source, level in (("lidc_0314", 50), ("covid_ny_sbu", 150), ("tcga_lung", 250)):
+        folder = LAYOUT.evaluation(f"denoiser_without_{source}")
+        folder.mkdir(parents=True)
+        (folder / "worst_dose_0.4.png").write_bytes(as_png(np.full((30, 20, 3), level, np.uint8)))
+    text = page()
+    assert "of each other source, in this order: lidc_0314, covid_ny_sbu. Window" in text
+    with Image.open(stage.PICTURES / "others_dose_0.4.png") as sheet:
+        found = np.asarray(sheet.convert("L"), int)
+    assert found.shape == (20, 20)
+    assert np.abs(found[[0, 9, 10, 19], 0] - [50, 50, 150, 150]).max() <= 2
 
 
 def test_a_preset_without_a_denoiser_and_damaged_scores_are_one_line(project):
@@ -429,9 +684,10 @@ def test_the_command_takes_the_preset(project, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_registered_model_carries_the_summary(project, monkeypatch):
+def test_the_registered_model_carries_the_summary_and_leads_to_the_card(project, monkeypatch):
     monkeypatch.delenv("LDCT_TRACKING")
     monkeypatch.setenv("DVC_ROOT", str(project))
+    write_all()
     bundle = write_bundle("denoiser")
     settings = {
         "experiment": "ldct",
@@ -453,6 +709,13 @@ def test_the_registered_model_carries_the_summary(project, monkeypatch):
     stage.run("reference")
     from pipeline.tracking.store import connect
 
-    described = connect().get_model_version("ldct-denoiser", version).description
+    registered = connect().get_model_version("ldct-denoiser", version)
+    described = registered.description
     assert "no slice of any held-out source falls below its input" in described
     assert len(described) < 5000
+    assert registered.tags["card.uri"] == f"runs:/{run.run_id}/card/model_card.md"
+    assert registered.tags["card.sha256"] == file_sha256(stage.PAGE)
+    kept = project / ".ldct" / "mlartifacts" / run.run_id / "artifacts" / "card"
+    assert file_sha256(kept / stage.PAGE.name) == file_sha256(stage.PAGE)
+    assert sorted(path.name for path in stage.PICTURES.iterdir()) == ["gain.png"]
+    assert (kept / stage.GAIN.relative_to(stage.PAGE.parent)).read_bytes() == stage.GAIN.read_bytes()

@@ -242,6 +242,60 @@ def test_the_same_weights_make_no_second_version(project):
     }
 
 
+def describe(*, model):
+    """Make a card in a run of its own and describe the version with it; the run."""
+    page, pictures = Path("docs/card.md"), Path("docs/card/pictures")
+    pictures.mkdir(parents=True, exist_ok=True)
+    page.write_text("![](card/pictures/gain.png)\n")
+    (pictures / "gain.png").write_text("drawn")
+    with tracking.start_run(**settings(name="card-demo")) as run:
+        tracking.log_card(run, page, pictures)
+        tracking.describe_bundle(
+            run,
+            kind="denoiser",
+            model_hash=sha256(model),
+            description="It is good.",
+            page=page,
+            pictures=pictures,
+        )
+    return run
+
+
+def check_where_the_card_is(project, run_id):
+    """Version 1 names this run's copy of the card, and the copy is whole."""
+    version = connect().get_model_version("ldct-denoiser", "1")
+    uri, digest = f"runs:/{run_id}/card/card.md", sha256("![](card/pictures/gain.png)\n")
+    kept = project / ".ldct" / "mlartifacts" / run_id / "artifacts" / "card"
+    assert (version.tags["card.uri"], version.tags["card.sha256"]) == (uri, digest)
+    assert version.description == (
+        f"It is good.\n\nThe whole card, with its pictures: `{uri}` (SHA-256 of the page: `{digest}`)"
+    )
+    assert sha256((kept / "card.md").read_text()) == digest
+    assert (kept / "card" / "pictures" / "gain.png").read_text() == "drawn"
+
+
+def test_a_version_leads_to_the_card_in_its_own_run(project):
+    register(30.0, model="first")
+    own = connect().get_model_version("ldct-denoiser", "1").run_id
+    for _ in range(2):  # as after another evaluation
+        assert describe(model="first").run_id != own
+        check_where_the_card_is(project, own)
+    assert stored(own).info.status == "FINISHED"
+
+
+def test_the_card_stays_in_the_run_that_made_it_where_the_own_one_is_gone(project):
+    register(30.0, model="first")
+    connect().delete_run(connect().get_model_version("ldct-denoiser", "1").run_id)
+    check_where_the_card_is(project, describe(model="first").run_id)
+
+
+def test_a_bundle_that_is_not_registered_here_is_not_described(project, caplog):
+    register(30.0, model="first")
+    describe(model="other")
+    assert "card.uri" not in connect().get_model_version("ldct-denoiser", "1").tags
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("change", [{"convention": "psnr/full"}, {"data_digest": "e" * 64}])
 def test_another_convention_or_other_data_keeps_the_champion_and_says_so(project, caplog, change):
     register(30.0, model="first")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -21,18 +21,24 @@ from pipeline.data import Case, read_cases, read_fingerprint
 from pipeline.data.cases import INDEX
 from pipeline.errors import ConfigError
 from pipeline.figures import save_curve_panels
+from pipeline.hu import display_window
 from pipeline.manifest import ROLES, file_sha256, folder_sha256
 from pipeline.report.card import (
     Card,
     Model,
     Source,
     Weights,
+    first_rows,
     gain_panels,
+    lowest_gains,
     render,
     small_png,
+    squares_of,
     summary,
     worst_of_each_dose,
 )
+from pipeline.stages.evaluation.restoration.findings import WORST_DRAWN
+from pipeline.stages.evaluation.restoration.pictures import DIFFERENCE
 from pipeline.stages.evaluation.restoration.verdicts import PROMISED_UP_TO, ROUNDING_DB
 from pipeline.stages.scores import read_json
 from pipeline.stages.shipping import PLAIN, TEXTURE, TEXTURE_GATE, write_whole
@@ -48,7 +54,7 @@ ORIGINS: Final = Path("data_manifests/sources.yaml")
 
 
 def run(preset: str) -> None:
-    """Write `docs/model_card.md` and its pictures, log them, and describe the registered model.
+    """Write `docs/model_card.md` and its pictures, log them, and let the registered models lead to them.
 
     What has not been trained or measured is said to be so, with the command that does it.
 
@@ -74,12 +80,16 @@ def run(preset: str) -> None:
         data_digest="" if plain is None else plain.data_sha256,
     ) as tracked:
         _write(layout, card)
-        tracked.log_artifact(PAGE)
-        tracked.log_artifact(PICTURES, folder=NOTES.name)
+        tracking.log_card(tracked, PAGE, PICTURES)
         for model in card.variants:
             if model.weights is not None:
                 tracking.describe_bundle(
-                    tracked, kind="denoiser", model_hash=model.weights.model_hash, description=summary(card)
+                    tracked,
+                    kind="denoiser",
+                    model_hash=model.weights.model_hash,
+                    description=summary(card),
+                    page=PAGE,
+                    pictures=PICTURES,
                 )
     Console(highlight=False, soft_wrap=True).print(f"{summary(card)}\ncard: {PAGE}", markup=False)
 
@@ -113,14 +123,17 @@ def _card(layout: Layout) -> Card:
 
 
 def _model(layout: Layout, name: str, *, held_out: str = "") -> Model:
-    config = layout.config(name)
+    config, folder = layout.config(name), layout.evaluation(name)
+    scores = read_json(layout.metrics(name))
     return Model(
         name=name,
         held_out=held_out,
         settings=dict(_settings(load_settings(config, RestorationSettings))),
         config_sha256=file_sha256(config),
         weights=_weights(layout, name),
-        scores=read_json(layout.metrics(name)),
+        scores=scores,
+        lowest_gain_db=lowest_gains(_text(folder / "worst.csv"), scores),
+        squares=squares_of(_text(folder / "texture.csv"), scores),
     )
 
 
@@ -159,6 +172,8 @@ def _weights(layout: Layout, name: str) -> Weights | None:
         data_sha256=bundle.data_digest,
         score=bundle.score,
         noise_sd_hu=bundle.made_noise_sd_hu,
+        slice_thickness_mm=bundle.fingerprint.get("slice_thickness_mm"),
+        pixel_mm=bundle.fingerprint.get("row_spacing_mm"),
     )
 
 
@@ -202,17 +217,57 @@ def _write(layout: Layout, card: Card) -> None:
 
 def _worst_slices(layout: Layout, card: Card) -> Iterator[tuple[str, str]]:
     """Copy the pictures; name and caption of each."""
-    attribution = {one.name: f"{one.attribution} ({one.licence})" for one in card.sources}
-    for dose, fold in worst_of_each_dose(card):
+    owners = {one.name: f"{one.attribution} ({one.licence})" for one in card.sources}
+    worst = worst_of_each_dose(card)
+    for dose, fold in worst:
         name = f"worst_dose_{dose:g}.png"
         drawn = layout.evaluation(fold.name) / name
         if drawn.is_file():
             write_whole(PICTURES / name, small_png(drawn.read_bytes()))
-            images = attribution[fold.held_out]
-            yield (
-                name,
-                f"The slices of {fold.held_out} with the lowest gain at {100 * dose:g} % dose. CT: {images}",
-            )
+            what = f"The slices of {fold.held_out} with the lowest gain at {100 * dose:g} % dose."
+            yield name, f"{what} {_shown(card, [fold.held_out])} CT: {owners[fold.held_out]}"
+    yield from _other_sources(layout, card, dict(worst), owners)
+
+
+def _other_sources(
+    layout: Layout, card: Card, worst: Mapping[float, Model], owners: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """The worst slice of each source that is not drawn as the worst of all, at the highest promised dose."""
+    dose = max((dose for dose in worst if dose <= card.promised_up_to), default=None)
+    if dose is None:
+        return
+    drawn = [
+        (fold, path.read_bytes())
+        for fold in card.folds
+        if fold.name != worst[dose].name
+        and (path := layout.evaluation(fold.name) / f"worst_dose_{dose:g}.png").is_file()
+    ]
+    if drawn:
+        name = f"others_dose_{dose:g}.png"
+        sheet = first_rows([(png, min(WORST_DRAWN, fold.slices or 1)) for fold, png in drawn])
+        write_whole(PICTURES / name, small_png(sheet))
+        sources = [fold.held_out for fold, _ in drawn]
+        named = "; ".join(owners[source] for source in sources)
+        what = f"The slice with the lowest gain at {100 * dose:g} % dose of each other source, in this order:"
+        yield name, f"{what} {', '.join(sources)}. {_shown(card, sources)} CT: {named}"
+
+
+def _shown(card: Card, sources: Sequence[str]) -> str:
+    """Between which HU the pictures of these sources are drawn."""
+    anatomies = {
+        anatomy
+        for one in card.sources
+        if one.name in sources and one.cases is not None
+        for anatomy in one.cases["anatomies"]
+    }
+    windows = {display_window(anatomy) for anatomy in anatomies or {None}}
+    ct = " or ".join(f"from {window.low:g} to {window.high:g} HU" for window in windows)
+    return f"Window {ct}, of the difference from {DIFFERENCE.low:g} to {DIFFERENCE.high:g} HU."
+
+
+def _text(path: Path) -> str:
+    """Empty where there is no such file, as after a clone."""
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _note(name: str) -> str:

@@ -3,7 +3,7 @@
 Nothing here imports MLflow until a run starts or a champion is looked up. `LDCT_TRACKING=off` turns it off.
 """
 
-from pipeline.tracking.registry import champion, describe_bundle, register_bundle
+from pipeline.tracking.registry import champion, describe_bundle, log_card, register_bundle
 from pipeline.tracking.run import Run, reopen_run, start_run, write_run_json
 from pipeline.tracking.store import project_root, store_uri
 
@@ -11,6 +11,7 @@ __all__ = [
     "Run",
     "champion",
     "describe_bundle",
+    "log_card",
     "project_root",
     "register_bundle",
     "reopen_run",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import re
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import TrackingError
-from pipeline.tracking.run import Run
+from pipeline.tracking.run import Run, exists
 from pipeline.tracking.store import (
     connect,
     exclusive,
@@ -31,6 +32,8 @@ _log = logging.getLogger(__name__)
 _ALIAS: Final = "champion"
 _ON_PHANTOMS: Final = ("smoke-", "demo-")
 """How the names of runs begin whose presets show what works, on phantoms alone; the better one is last."""
+_CARD: Final = "card"
+"""Folder of a model card among a run's files."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -83,16 +86,34 @@ def register_bundle(
         return ""
 
 
-def describe_bundle(run: Run, *, kind: str, model_hash: str, description: str) -> None:
-    """Write a description beside the version of a bundle; nothing where it is not registered here.
-
-    A store that fails costs a warning.
+def log_card(run: Run, page: Path, pictures: Path) -> None:
+    """Keep a model card among a run's files, so that the links from page to pictures hold.
 
     Args:
-        run: in which it is written; when tracking is off nothing is.
+        run: whose files.
+        page: the card, Markdown.
+        pictures: the folder of its pictures, somewhere below the page's own.
+    """
+    run.log_artifact(page, _CARD)
+    run.log_artifact(pictures, f"{_CARD}/{pictures.parent.relative_to(page.parent).as_posix()}")
+
+
+def describe_bundle(
+    run: Run, *, kind: str, model_hash: str, description: str, page: Path, pictures: Path
+) -> None:
+    """Lead from the version of a bundle to its model card; nothing happens where it is not registered here.
+
+    The card goes to the files of the run that the version is of, or stays with `run` where that one is gone.
+    The tags `card.uri` and `card.sha256` of the version, and the last line of its description, say where it
+    is and what the page's digest is. A store that fails costs a warning.
+
+    Args:
+        run: has the card among its files (`log_card`); when tracking is off nothing is written.
         kind: see `register_bundle`.
         model_hash: of the bundle.
-        description: Markdown, below 5000 characters.
+        description: Markdown, below 4500 characters.
+        page: see `log_card`.
+        pictures: see `log_card`.
     """
     if not run.is_live:
         return
@@ -102,7 +123,8 @@ def describe_bundle(run: Run, *, kind: str, model_hash: str, description: str) -
         with quiet(), tracking_errors(f"describe {name}"):
             version = _find_version(client, name, model_hash)
             if version is not None:
-                client.update_model_version(name, version.version, description=description)
+                holder = _keep_card(client, version, run, page, pictures)
+                _point_to_card(client, version, holder, page, description)
     except TrackingError as failure:
         _log.warning("%s; %s is not described", failure, name)
 
@@ -149,6 +171,24 @@ def _register(name: str, run_id: str, bundle: Path, tags: dict[str, str], *, hig
         if _deserves_alias(_champion_version(client, name), version, higher_is_better=higher_is_better):
             client.set_registered_model_alias(name, _ALIAS, version.version)
     return str(version.version)
+
+
+def _keep_card(client: MlflowClient, version: Any, run: Run, page: Path, pictures: Path) -> Run:
+    """The run that holds the card: the version's own, else the one that it was made in."""
+    if not version.run_id or not exists(client, version.run_id):
+        return run
+    own = Run(client, version.run_id)
+    log_card(own, page, pictures)
+    return own if own.is_live else run
+
+
+def _point_to_card(client: MlflowClient, version: Any, holder: Run, page: Path, description: str) -> None:
+    """Tags first: a description that stands is one whose tags stand."""
+    uri, digest = f"runs:/{holder.run_id}/{_CARD}/{page.name}", sha256(page.read_bytes()).hexdigest()
+    for tag, value in {"card.uri": uri, "card.sha256": digest}.items():
+        client.set_model_version_tag(version.name, version.version, tag, value)
+    told = f"The whole card, with its pictures: `{uri}` (SHA-256 of the page: `{digest}`)"
+    client.update_model_version(version.name, version.version, description=f"{description}\n\n{told}")
 
 
 def _registered_name(kind: str) -> str:

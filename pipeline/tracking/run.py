@@ -168,7 +168,7 @@ def start_run(
         return
     client = connect()
     all_tags = {**provenance_tags(stage, config, data_digest), **(tags or {})}
-    if resume_run_id is not None and _exists(client, resume_run_id):
+    if resume_run_id is not None and exists(client, resume_run_id):
         run = Run(client, resume_run_id)
         with quiet(), tracking_errors("resume the run"):
             client.update_run(resume_run_id, status="RUNNING")
@@ -197,7 +197,7 @@ def reopen_run(
         yield Run()
         return
     client = connect()
-    if run_id is not None and _exists(client, run_id):
+    if run_id is not None and exists(client, run_id):
         yield Run(client, run_id)
         return
     restored = _find_restored(client, experiment, run_id) if run_id else None
@@ -248,7 +248,8 @@ def _create(
     return Run(client, run_id)
 
 
-def _exists(client: MlflowClient, run_id: str) -> bool:
+def exists(client: MlflowClient, run_id: str) -> bool:
+    """Whether the store has this run, and it was not deleted."""
     from mlflow.exceptions import MlflowException
 
     with quiet(), tracking_errors("look for the run"):

@@ -50,6 +50,8 @@ def _facts(model: Model) -> Iterator[tuple[str, str]]:
     yield "in the package", "this very model" if weights.is_shipped else "**NOT this model**, or none"
     yield "input", "one axial slice in HU and its noise level, which `ldct predict` measures"
     yield "trained at noise of", _noise(weights.noise_sd_hu)
+    yield "trained at slice thickness of", _range(weights.slice_thickness_mm, " mm")
+    yield "trained at pixels of", _range(weights.pixel_mm, " mm")
     yield "arithmetic in training", weights.precision
     yield "validation", _validation(weights.score)
     yield "cases (SHA-256)", f"`{weights.data_sha256}`"
@@ -117,11 +119,11 @@ def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items()) or "unknown"
 
 
-def _range(bounds: Sequence[float] | None) -> str:
+def _range(bounds: Sequence[float] | None, unit: str = "") -> str:
     if bounds is None:
         return "unknown"
     low, high = (f"{bound:.3g}" for bound in bounds)
-    return low if low == high else f"{low} to {high}"
+    return (low if low == high else f"{low} to {high}") + unit
 
 
 def training(card: Card) -> Iterator[str]:

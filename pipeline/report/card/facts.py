@@ -13,6 +13,8 @@ INPUT: Final = "input"
 RESTORED: Final = "restored"
 FULL: Final = "full"
 """Convention by which slices are compared with their input."""
+ASSUMED: Final = "assumed"
+"""Group of `by_scan`: the scan's own noise could not be read from its images."""
 BIAS: Final = "bias_against_normal_dose_hu"
 TISSUES: Final = ("body", "soft_tissue", "bone", "lung", "fat")
 _DOSE: Final = "dose_"
@@ -35,6 +37,8 @@ class Weights:
         data_sha256: of the cases.
         score: best validation score.
         noise_sd_hu: lowest and highest noise that it was trained on, where known.
+        slice_thickness_mm: lowest and highest of the cases that it was trained on, where known.
+        pixel_mm: the same of the pixels.
     """
 
     path: str
@@ -49,6 +53,8 @@ class Weights:
     data_sha256: str
     score: Mapping[str, Any]
     noise_sd_hu: tuple[float, float] | None
+    slice_thickness_mm: Sequence[float] | None = None
+    pixel_mm: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,8 @@ class Model:
         config_sha256: of the settings file as it is now.
         weights: None where it was not trained.
         scores: None where it was not evaluated.
+        lowest_gain_db: of a slice, by dose fraction and how its scan was found; see `tables.lowest_gains`.
+        squares: of the noise spectra by source; see `tables.squares_of`.
     """
 
     name: str
@@ -70,6 +78,8 @@ class Model:
     config_sha256: str
     weights: Weights | None
     scores: Scores | None
+    lowest_gain_db: Mapping[tuple[float, str], float] = field(default_factory=dict)
+    squares: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def by_dose(self) -> dict[float, Scores]:
@@ -108,6 +118,11 @@ class Source:
     manifest_sha256: str
     cases: Mapping[str, Any] | None
     roles: Mapping[str, int] | None
+
+    @property
+    def is_phantom(self) -> bool:
+        """Simulated here: it was taken from nowhere."""
+        return not self.dois and not self.repository
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
-from pipeline.report.card.facts import INPUT, RESTORED, Card, Model, against_normal_dose, baselines_of, get
+from pipeline.report.card.facts import (
+    INPUT,
+    RESTORED,
+    Card,
+    Model,
+    against_normal_dose,
+    baselines_of,
+    get,
+)
 from pipeline.report.card.groups import GROUPINGS, groups_table
 from pipeline.report.card.markdown import NOT_MEASURED, gap, interval, number, percent, signed, table
-from pipeline.report.card.promise import below_input, promise
+from pipeline.report.card.promise import below_input, ceiling_mark, footnote, promise, promise_by_scan
 
+USUAL: Final = ("gaussian", "nlm", "tv", "bm3d")
+"""Order of the baselines' columns."""
 IN_WORDS: Final = {RESTORED: "network", INPUT: "input"}
 GAIN: Final = "model_card/pictures/gain.png"
 
@@ -24,25 +34,47 @@ def held_out(card: Card) -> Iterator[str]:
         + (" The trainings differ in length, see above." if len(steps) > 1 else "")
     )
     yield (
-        "Ceiling: the best possible gain, because the normal dose is noisy itself; clean: the gain of an "
-        "output without any noise ([metrics.md](metrics.md)). Both hold where the scan's noise could be "
-        "read. In brackets 95 % bootstrap intervals over patients; a source of one patient has none."
+        "Ceiling: the best gain where the normal dose has all of its own noise; clean: the gain of an output "
+        "without any noise ([metrics.md](metrics.md)). Both hold where the scan's noise could be read. In "
+        "brackets 95 % bootstrap intervals over patients; a source of one patient has none."
     )
+    yield from _above_ceiling(card)
     yield promise(card)
+    yield from promise_by_scan(card)
     if any(fold.by_dose for fold in card.folds):
         yield f"![gain of each method by dose, one plot for each held-out source, beside the ceiling]({GAIN})"
     for name in card.conventions:
         yield f"### PSNR, SSIM and RMSE (convention `{name}`)"
         yield table(_SCORE_HEADS, list(_score_rows(card, name)))
+    yield from footnote({fold.held_out: fold for fold in card.folds})
     for name in card.conventions:
         tuned = f"tuned at each dose under `{card.conventions[0]}`"
-        yield f"### Gain in PSNR of other methods, {tuned} (convention `{name}`, dB)"
+        yield f"### Beside other methods, {tuned} (convention `{name}`)"
+        yield "Each cell: gain in PSNR [dB] / SSIM / RMSE [HU]."
         yield _baselines(card, name)
     for grouping, title in GROUPINGS.items():
         yield f"### {title}"
         yield groups_table(card, grouping)
     yield "### Slices below their input"
     yield from below_input(card)
+
+
+def _above_ceiling(card: Card) -> Iterator[str]:
+    """Gains that the rule of the ceiling does not explain."""
+    above = [
+        f"{fold.held_out} at {percent(dose)} ({name}: {signed(gain_db)} of {signed(ceiling_db)} dB)"
+        for name in card.conventions
+        for fold in card.folds
+        for dose, scores in fold.by_dose.items()
+        if (gain_db := against_normal_dose(scores, name, RESTORED, "gain_db")) is not None
+        and (ceiling_db := get(scores, "gain_ceiling_db")) is not None
+        and gain_db > ceiling_db
+    ]
+    if above:
+        yield (
+            f"Above the ceiling: {', '.join(above)}. That is no feat: it points to a normal dose that "
+            "lacks some of its own noise, see *Known failures*."
+        )
 
 
 _SCORE_HEADS: Final = (
@@ -73,6 +105,7 @@ def _score_row(fold: Model, dose: float, convention: str) -> list[str]:
         return against_normal_dose(scores, convention, method, score)
 
     low, high = of(RESTORED, "gain_95_low_db"), of(RESTORED, "gain_95_high_db")
+    mark = ceiling_mark(fold)
     return [
         fold.held_out,
         percent(dose),
@@ -80,35 +113,62 @@ def _score_row(fold: Model, dose: float, convention: str) -> list[str]:
         number(of(INPUT, "psnr_db")),
         number(of(RESTORED, "psnr_db")),
         interval(of(RESTORED, "gain_db"), low, high),
-        number(get(scores, "gain_ceiling_db")),
-        number(get(scores, "clean_output_gain_db")),
+        number(get(scores, "gain_ceiling_db")) + mark,
+        number(get(scores, "clean_output_gain_db")) + mark,
         f"{number(of(INPUT, 'ssim'), 4)} → {number(of(RESTORED, 'ssim'), 4)}",
         f"{number(of(INPUT, 'rmse_hu'), 1)} → {number(of(RESTORED, 'rmse_hu'), 1)}",
     ]
 
 
+_SHOWN: Final[Mapping[str, Callable[[float | None], str]]] = {
+    "gain_db": signed,
+    "ssim": lambda value: number(value, 4),
+    "rmse_hu": lambda value: number(value, 1),
+}
+"""Scores in a cell of the baselines' table."""
+_BEST: Final = {"gain_db": "best PSNR", "ssim": "best SSIM", "rmse_hu": "best RMSE"}
+
+
 def _baselines(card: Card, convention: str) -> str:
+    """Network and baselines side by side; a baseline that no source has gets no column."""
     found = {
         name: None
         for fold in card.folds
         for scores in fold.by_dose.values()
         for name in baselines_of(scores, convention)
     }
-    names = list(dict.fromkeys(["gaussian", "nlm", "tv", "bm3d", *found]))
-    heads = ["held out", "dose", "network", *names, "best"]
+    names = list(dict.fromkeys([*(name for name in USUAL if name in found), *found]))
+    heads = ["held out", "dose", "network", *names, *_BEST.values()]
     rows = []
     for fold in card.folds:
-        rows += [_gains(fold, dose, convention, names) for dose in fold.by_dose]
+        rows += [_beside(fold, dose, convention, names) for dose in fold.by_dose]
         if not fold.by_dose:
             rows.append(gap(fold.held_out, card.dose_fractions, len(heads)))
     return table(heads, rows)
 
 
-def _gains(fold: Model, dose: float, convention: str, names: Sequence[str]) -> list[str]:
-    gains = {
-        name: against_normal_dose(fold.by_dose[dose], convention, name, "gain_db")
+def _beside(fold: Model, dose: float, convention: str, names: Sequence[str]) -> list[str]:
+    found = {
+        name: [against_normal_dose(fold.by_dose[dose], convention, name, score) for score in _SHOWN]
         for name in (RESTORED, *names)
     }
-    known = {name: gain for name, gain in gains.items() if gain is not None}
-    best = max(known, key=lambda name: known[name], default=NOT_MEASURED)
-    return [fold.held_out, percent(dose), *map(signed, gains.values()), IN_WORDS.get(best, best)]
+    cells = [
+        NOT_MEASURED
+        if None in values
+        else " / ".join(show(value) for show, value in zip(_SHOWN.values(), values, strict=True))
+        for values in found.values()
+    ]
+    bests = [
+        best_of({name: values[index] for name, values in found.items()}, score)
+        for index, score in enumerate(_SHOWN)
+    ]
+    return [fold.held_out, percent(dose), *cells, *bests]
+
+
+def best_of(values: Mapping[str, float | None], score: str) -> str:
+    """Who has the best value: the lowest RMSE, the highest of all else; all of them where they are level."""
+    known = {name: value for name, value in values.items() if value is not None}
+    if not known:
+        return NOT_MEASURED
+    best = (min if score == "rmse_hu" else max)(known.values())
+    return ", ".join(IN_WORDS.get(name, name) for name, value in known.items() if value == best)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from pipeline.report.card import about, quality
+from pipeline.report.card import about, quality, variants
 from pipeline.report.card.facts import RESTORED, Card, against_normal_dose, get
 from pipeline.report.card.failures import failures
 from pipeline.report.card.groups import doses_of
 from pipeline.report.card.held_out import held_out
 from pipeline.report.card.markdown import NOT_MEASURED, bullets, percent, signed
-from pipeline.report.card.promise import promise
+from pipeline.report.card.promise import promise, promise_by_scan
 from pipeline.report.card.quality import told
 
 Section = Callable[[Card], Iterator[str]]
@@ -22,7 +22,7 @@ SECTIONS: Final[tuple[tuple[str, Section], ...]] = (
     ("Data", about.data),
     ("Training, and how to make it again", about.training),
     ("Scores on sources that were held out", held_out),
-    ("Plain and texture variant", quality.variants),
+    ("Plain and texture variant", variants.variants),
     ("HU bias", quality.bias),
     ("Noise texture", quality.texture),
     ("Edges (TTF)", quality.edges),
@@ -53,7 +53,7 @@ def summary(card: Card) -> str:
 
 def _summary(card: Card) -> Iterator[str]:
     first = card.conventions[0]
-    lines = [promise(card)]
+    lines = [promise(card), *promise_by_scan(card)]
     for dose in doses_of(card) or card.dose_fractions:
         gains = {
             fold.held_out: against_normal_dose(fold.by_dose.get(dose), first, RESTORED, "gain_db")
@@ -70,7 +70,7 @@ def _summary(card: Card) -> Iterator[str]:
         lines.append(
             f"{percent(dose)} dose, {len(known)} of {len(gains)} held-out sources: gains from "
             f"{signed(known[low])} dB ({low}) to {signed(known[high])} dB ({high}), ceiling "
-            f"{signed(ceiling)} dB (PSNR, {first})."
+            f"where the scan was read {signed(ceiling)} dB (PSNR, {first})."
         )
     lines.append("Research only, chest and abdomen, not for diagnosis.")
     yield bullets(lines)

@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
 from PIL import Image
 
 from pipeline.figures import CurvePanel
@@ -13,8 +14,11 @@ from pipeline.report.card.facts import RESTORED, Card, Model, against_normal_dos
 from pipeline.report.encoding import at_most_wide
 
 MAX_WIDTH: Final = 900
-COLOURS: Final = 96
-"""Grey levels of CT and a few of the difference; noise of more levels costs most of the file."""
+GREYS: Final = 96
+COLOURS: Final = 128
+"""Levels of CT and colours of the difference; noise of more of them costs most of the file."""
+GREY_TO: Final = 8
+"""Channels that differ by no more are a grey."""
 
 
 def gain_panels(card: Card) -> list[CurvePanel]:
@@ -37,10 +41,44 @@ def worst_of_each_dose(card: Card) -> list[tuple[float, Model]]:
 
 
 def small_png(png: bytes) -> bytes:
-    """The picture at most `MAX_WIDTH` pixels wide, in few colours."""
-    shown = at_most_wide(png, MAX_WIDTH)
+    """The picture at most `MAX_WIDTH` pixels wide, its greys and its colours each in a palette of their own.
+
+    One palette of both would go to the greys of the CT and leave the dark blue of a difference grey.
+    """
+    shown = np.asarray(at_most_wide(png, MAX_WIDTH))
+    is_coloured = np.ptp(shown.astype(np.int16), axis=2) > GREY_TO
+    indices = np.rint(shown.mean(axis=2) / 255 * (GREYS - 1)).astype(np.uint8)
+    palette = [level for grey in np.rint(np.linspace(0, 255, GREYS)).astype(int) for level in [int(grey)] * 3]
+    if is_coloured.any():
+        coloured = Image.fromarray(shown[is_coloured][None])
+        few = coloured.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        indices[is_coloured] = np.asarray(few)[0] + GREYS
+        palette += few.getpalette() or []
+    picture = Image.fromarray(indices, "L")
+    picture.putpalette(palette)
     stream = io.BytesIO()
-    shown.quantize(COLOURS, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
+    picture.save(stream, "PNG", optimize=True)
+    return stream.getvalue()
+
+
+def first_rows(pictures: Sequence[tuple[bytes, int]]) -> bytes:
+    """One picture of the first row of each.
+
+    Args:
+        pictures: PNG and how many rows, as high as each other, it has; at least one.
+    """
+    tops = []
+    for png, rows in pictures:
+        with Image.open(io.BytesIO(png)) as picture:
+            whole = picture.convert("RGB")
+        tops.append(whole.crop((0, 0, whole.width, whole.height // rows)))
+    sheet = Image.new("RGB", (max(top.width for top in tops), sum(top.height for top in tops)), "white")
+    at = 0
+    for top in tops:
+        sheet.paste(top, (0, at))
+        at += top.height
+    stream = io.BytesIO()
+    sheet.save(stream, "PNG")
     return stream.getvalue()
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from pipeline.report.card.facts import FULL, Card, Model, get
+from pipeline.report.card.facts import ASSUMED, FULL, Card, Model, get
 from pipeline.report.card.markdown import NOT_MEASURED, gap, percent, signed, table
 
 MOST_LISTED: Final = 12
+MARK: Final = "¹"
+"""Beside a ceiling where some of the scans were assumed."""
 
 
 def promise(card: Card) -> str:
@@ -42,6 +45,63 @@ def promise(card: Card) -> str:
     but = f"; {left_out} cases could not be scored" if left_out else ""
     at = ", ".join(map(percent, doses))
     return f"{says}**met** at {at}, by each of the {slices} slices scored{but}."
+
+
+def promise_by_scan(card: Card) -> Iterator[str]:
+    """The same slices by how their scans were found, with the lowest margin of each; none where unknown."""
+    counts = slices_by_scan(card.folds)
+    read, assumed = sum(counts.values()) - counts[ASSUMED], counts[ASSUMED]
+    if not read + assumed:
+        return
+    limit = percent(card.promised_up_to)
+    yield (
+        f"By scan, up to {limit}: {read} slices are of scans whose photons were read from their images"
+        f"{_margin(card, is_assumed=False)}, {assumed} of scans that were assumed"
+        f"{_margin(card, is_assumed=True)}"
+        + (f". For the assumed ones the dose named is an upper bound: at most {limit}." if assumed else ".")
+    )
+
+
+def slices_by_scan(folds: Sequence[Model]) -> Counter[str]:
+    """Slices by how the scan behind their noise was found, over all folds, each slice once."""
+    counts: Counter[str] = Counter()
+    for fold in folds:
+        for scores in list(fold.by_dose.values())[:1]:
+            counts.update({name: found["slices"] for name, found in (get(scores, "by_scan") or {}).items()})
+    return counts
+
+
+def ceiling_mark(model: Model) -> str:
+    """Stands after a ceiling that does not hold for all slices."""
+    return f" {MARK}" if slices_by_scan([model])[ASSUMED] else ""
+
+
+def footnote(models: Mapping[str, Model]) -> Iterator[str]:
+    """What the mark means; none where no scan was assumed.
+
+    Args:
+        models: by what they are called in the table.
+    """
+    counts = {name: slices_by_scan([model])[ASSUMED] for name, model in models.items()}
+    mixed = [f"{count} of {models[name].slices} slices of {name}" for name, count in counts.items() if count]
+    if mixed:
+        yield f"{MARK} Of scans that were assumed: {', '.join(mixed)}. The ceiling holds for the others only."
+
+
+def _margin(card: Card, *, is_assumed: bool) -> str:
+    """Where all slices of the promise are known one by one: the lowest gain, whose, and at which dose."""
+    if not all(fold.lowest_gain_db for fold in card.folds if fold.by_dose):
+        return ""
+    gains = [
+        (gain_db, fold.held_out, dose)
+        for fold in card.folds
+        for (dose, scan), gain_db in fold.lowest_gain_db.items()
+        if dose <= card.promised_up_to and (scan == ASSUMED) == is_assumed
+    ]
+    if not gains:
+        return ""
+    gain_db, source, dose = min(gains)
+    return f" (lowest margin {signed(gain_db)} dB: {source}, {percent(dose)})"
 
 
 def _gaps(unknown: Sequence[str], others: Sequence[str]) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pipeline.report.card.facts import (
@@ -14,10 +13,8 @@ from pipeline.report.card.facts import (
     Card,
     Model,
     Scores,
-    against_normal_dose,
     get,
 )
-from pipeline.report.card.gate import whether_texture_ships
 from pipeline.report.card.markdown import (
     NOT_MEASURED,
     gap,
@@ -29,6 +26,10 @@ from pipeline.report.card.markdown import (
 )
 
 Cells = Callable[[Model, Scores], list[str]]
+HEAD_PHANTOM: Final = (
+    "Images: philips_head_phantom_kernel_pairs of "
+    "[neurolabusc/dcm_qa_ct](https://github.com/neurolabusc/dcm_qa_ct), BSD-2-Clause."
+)
 WORST_BIAS: Final = f"worst_patient_{BIAS}"
 _TEXTURE_HEADS: Final = (
     "scores of",
@@ -47,36 +48,6 @@ def told(model: Model) -> str:
     return f"{model.held_out} (held out)" if model.held_out else f"{model.name} (test patients)"
 
 
-def variants(card: Card) -> Iterator[str]:
-    """Both on test patients, beside each other, and whether the one for texture ships."""
-    yield (
-        "On patients that did not train them but are of sources that did: read the held-out sources for "
-        "scans from elsewhere. The texture variant (`ldct predict --texture`) gives up PSNR to leave noise "
-        "like that of the normal dose."
-    )
-    first = card.conventions[0]
-    heads = ["weights", "dose", "patients, slices", f"gain {' / '.join(card.conventions)} [dB]", "ceiling"]
-    heads += [f"SSIM ({first})", f"RMSE ({first}) [HU]", "slices below their input"]
-    yield _by_dose(card, card.variants, heads, partial(_variant, card))
-    if card.texture is None:
-        yield f"The texture variant: {NOT_MEASURED}, the preset has none."
-    else:
-        yield from whether_texture_ships(card)
-
-
-def _variant(card: Card, model: Model, scores: Scores) -> list[str]:
-    first = card.conventions[0]
-    gains = [signed(against_normal_dose(scores, name, RESTORED, "gain_db")) for name in card.conventions]
-    return [
-        f"{get(model.scores, 'patients')}, {model.slices}",
-        " / ".join(gains),
-        number(get(scores, "gain_ceiling_db")),
-        number(against_normal_dose(scores, first, RESTORED, "ssim"), 4),
-        number(against_normal_dose(scores, first, RESTORED, "rmse_hu"), 1),
-        str(get(scores, "slices_below_input")),
-    ]
-
-
 def bias(card: Card) -> Iterator[str]:
     """By tissue."""
     yield (
@@ -85,7 +56,7 @@ def bias(card: Card) -> Iterator[str]:
         "a bias."
     )
     heads = ["scores of", "dose", *(tissue.replace("_", " ") for tissue in TISSUES)]
-    yield _by_dose(card, card.models, heads, lambda _, scores: _bias(scores))
+    yield by_dose(card, card.models, heads, lambda _, scores: _bias(scores))
 
 
 def _bias(scores: Scores) -> list[str]:
@@ -105,9 +76,44 @@ def texture(card: Card) -> Iterator[str]:
         "anatomy in the squares adds low frequencies, and its share rises as the noise falls, so a shift of "
         "the restored image is in part that."
     )
-    yield _by_dose(
-        card, card.models, _TEXTURE_HEADS, lambda _, scores: _texture(get(scores, "noise_texture"))
-    )
+    yield by_dose(card, card.models, _TEXTURE_HEADS, lambda _, scores: _texture(get(scores, "noise_texture")))
+    yield from _phantom_squares(card)
+    yield from _nearer(card)
+
+
+def _phantom_squares(card: Card) -> Iterator[str]:
+    squares = card.plain.squares
+    phantoms = sum(squares.get(source.name, 0) for source in card.sources if source.is_phantom)
+    if phantoms:
+        yield f"Of the {sum(squares.values())} squares of the test patients {phantoms} are of phantoms."
+
+
+def _nearer(card: Card) -> Iterator[str]:
+    """At which doses the texture variant's spectrum beats that of its input, or of the plain variant only."""
+    if card.texture is None:
+        return
+    told_of: dict[str, list[str]] = {}
+    for dose, scores in card.texture.by_dose.items():
+        own, before, plain = (
+            get(found, "noise_texture", method, "l1_distance")
+            for found, method in (
+                (scores, RESTORED),
+                (scores, INPUT),
+                (card.plain.by_dose.get(dose), RESTORED),
+            )
+        )
+        if own is not None and before is not None and plain is not None:
+            told_of.setdefault(_rank(own, before, plain), []).append(percent(dose))
+    if told_of:
+        parts = [f"{words} at {', '.join(doses)}" for words, doses in told_of.items()]
+        whose = f"The spectrum of {told(card.texture)}, by L1 distance to the normal dose's"
+        yield f"{whose}: {'; '.join(parts)}."
+
+
+def _rank(own: float, before: float, plain: float) -> str:
+    if own < before:
+        return "nearer than the input's and the plain variant's" if own < plain else "nearer than the input's"
+    return "nearer only than the plain variant's" if own < plain else "nearer than neither"
 
 
 def _texture(found: Scores | None) -> list[str]:
@@ -166,9 +172,9 @@ def lesions(card: Card) -> Iterator[str]:
         f"{lesion.get('blurred_by')}, in uniform tissue, {found.get('realisations')} images with and without "
         "it at each place. "
         + "; ".join(f"{name.upper()}: {meaning}" for name, meaning in observers.items())
-        + ". In brackets 95 % intervals; the change is that of d' against the input. The normal dose's own "
-        "noise counts as background, so the input's d' is 1/√(1 − dose) times that of a new scan; "
-        "by how much the network's differs is not known."
+        + ". In brackets 95 % intervals: they cover realisations of the noise, not patients. The change is "
+        "that of d' against the input. The normal dose's own noise counts as background, so the input's d' "
+        "is 1/√(1 − dose) times that of a new scan; by how much the network's differs is not known."
     )
     heads = ["scores of", "dose", "observer", "places", "d' input", "d' restored", "change", "AUC", "verdict"]
     rows = [row for model in measured for row in _lesion_rows(model)]
@@ -219,9 +225,20 @@ def kernel_pairs(card: Card) -> Iterator[str]:
             "a real difference by kernel and not by dose."
         )
         return
+    yield HEAD_PHANTOM
     yield str(found["text"])
+    rows = [dict(zip(found.get("columns", []), row, strict=True)) for row in found.get("rows", [])]
+    yield from _distances(rows)
     if "rows" in found:
         yield table(found["columns"], [[_cell(cell) for cell in row] for row in found["rows"]])
+
+
+def _distances(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """How far the images are from the smooth one, in words; that is 0 for itself."""
+    for column in rows[0] if rows else ():
+        if "RMSE" in column:
+            shown = [f"{next(iter(row.values()))} {_cell(row[column])}" for row in rows if row[column]]
+            yield f"{column}: {'; '.join(shown)}."
 
 
 def _cell(value: Any) -> str:
@@ -230,7 +247,7 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _by_dose(card: Card, models: Sequence[Model], heads: Sequence[str], cells: Cells) -> str:
+def by_dose(card: Card, models: Sequence[Model], heads: Sequence[str], cells: Cells) -> str:
     """A row per model and dose, one row for a model that was not scored."""
     rows = []
     for model in models:
