@@ -22,7 +22,7 @@ from pipeline.data.patches import centred_slices
 from pipeline.errors import BundleError, ConfigError, DataError
 from pipeline.hu import RED_CNN_PAPER, WATER_CENTRED, HUWindow
 from pipeline.manifest import file_sha256
-from pipeline.metrics import CONVENTIONS, rbf_mmd
+from pipeline.metrics import CONVENTIONS, convention, rbf_mmd
 from pipeline.metrics.noise import global_noise_sd_hu
 from pipeline.models import MODELS, ConvVAE, DCGANGenerator, RedCNN
 from pipeline.models.apply import restore_hu
@@ -30,7 +30,7 @@ from pipeline.models.baselines import BASELINES, BENCHMARK_BASELINES
 from pipeline.stages import evaluate
 from pipeline.stages.evaluation import context
 from pipeline.stages.evaluation.restoration import stored
-from pipeline.stages.evaluation.restoration.tuning import at_grid_end
+from pipeline.stages.evaluation.restoration.tuning import TuningSlice, at_grid_end, tune_baselines
 from pipeline.stages.evaluation.restoration.verdicts import verdict
 from pipeline.tracking import Run
 from tests.tiny_bundles import denoiser_bundle
@@ -45,7 +45,7 @@ EVALUATE = """
 slices_per_case: 2
 restoration:
   tuning_slices_per_case: 1
-  baselines: {gaussian: [0.1, 5], nlm: [1, 30], tv: [1, 30]}
+  baselines: {gaussian: [0.1, 5], nlm: [0.05, 1.5], tv: [0.05, 1.5]}
 generative: {samples: 8}
 """
 VIEW = {"field_of_view_mm": 64.0}
@@ -169,7 +169,7 @@ def test_baselines_are_tuned_on_validation_and_beat_their_input(layout):
     save_redcnn(layout)
     evaluate.run("redcnn", "smoke")
     metrics = metrics_of(layout, "redcnn")
-    assert metrics["baselines"] == {"gaussian": 0.1, "nlm": 30.0, "tv": 30.0}
+    assert metrics["baselines"] == {"gaussian": 0.1, "nlm": 1.5, "tv": 1.5}
     assert metrics["against_truth"]["redcnn"]["nlm"]["gain_db"] > 1
 
 
@@ -403,13 +403,54 @@ def test_a_noise_map_holds_the_noise_of_the_cases_low_dose_measured_once(layout,
         assert not np.array_equal(slices[1], exact[1])
 
 
-def test_a_case_whose_noise_cannot_be_measured_is_named(layout):
-    air = np.full((3, 64, 64), -1000, np.int16)
-    write_volume(layout.cases / "p2" / "low_dose.nii", air, np.eye(4), "int16")
-    save_denoiser(layout, noise_map=True)
-    with pytest.raises(DataError, match="case p2: too little soft tissue to measure the noise") as refused:
+GAUSSIAN_ALONE = EVALUATE.replace(", nlm: [0.05, 1.5], tv: [0.05, 1.5]", "")
+
+
+@pytest.mark.parametrize(("settings", "noise_map"), [(EVALUATE, False), (GAUSSIAN_ALONE, True)])
+def test_a_case_whose_noise_cannot_be_told_is_left_out_and_named(layout, capsys, settings, noise_map):
+    write(layout.config("evaluate"), settings)
+    without_tissue(layout, "p2")
+    save_denoiser(layout, noise_map=noise_map)
+    evaluate.run("redcnn", "smoke")
+    metrics, told = metrics_of(layout, "redcnn"), "case p2: too little soft tissue to measure the noise"
+    assert (metrics["patients"], metrics["tuning_cases_left_out"]) == (1, {})
+    assert list(metrics["cases_left_out"]) == ["p2"]
+    assert metrics["cases_left_out"]["p2"].startswith(told)
+    assert f"test case left out: {told}" in capsys.readouterr().err
+
+
+def test_where_nothing_is_told_the_noise_no_case_needs_any(layout):
+    write(layout.config("evaluate"), GAUSSIAN_ALONE)
+    without_tissue(layout, "p2", "p3")
+    save_denoiser(layout)
+    evaluate.run("redcnn", "smoke")
+    metrics = metrics_of(layout, "redcnn")
+    assert (metrics["patients"], metrics["cases_left_out"], metrics["tuning_cases_left_out"]) == (2, {}, {})
+
+
+def test_where_no_noise_can_be_measured_one_line_says_so(layout):
+    without_tissue(layout, "p3")
+    save_denoiser(layout)
+    with pytest.raises(DataError, match="no validation case can be used: case p3: too little") as refused:
         evaluate.run("redcnn", "smoke")
     assert "\n" not in str(refused.value)
+
+
+def without_tissue(layout, *names):
+    for name in names:
+        air = np.full((3, 64, 64), -1000, np.int16)
+        write_volume(layout.cases / name / "low_dose.nii", air, np.eye(4), "int16")
+
+
+def test_baselines_are_told_the_noise_of_each_stored_low_dose(layout, monkeypatch):
+    told = []
+    monkeypatch.setitem(BASELINES, "tv", lambda image, weight_hu: told.append(weight_hu) or image)
+    write(layout.config("evaluate"), EVALUATE.replace("[0.05, 1.5]}", "[0.5]}"))
+    save_denoiser(layout)
+    evaluate.run("redcnn", "smoke")
+    levels = [context.low_dose_noise_sd_hu(case) for case in read_cases(layout.cases)]
+    p1, p2, p3 = (level / 2 for level in levels)
+    assert told == [p3, p1, p1, p2, p2]  # a slice is tuned on, two of each case are scored
 
 
 @pytest.mark.parametrize(
@@ -457,9 +498,27 @@ def test_a_segmenter_needs_no_low_dose(layout, monkeypatch):
 
 
 def test_winner_at_the_end_of_its_grid_is_named():
-    settings = RestorationSettings(baselines={"gaussian": (0.5,), "nlm": (8, 16, 32), "tv": (5, 10, 20)})
-    chosen = {"gaussian": 0.5, "nlm": 32.0, "tv": 10.0}
-    assert at_grid_end(chosen, settings) == {"nlm": 32.0}
+    settings = RestorationSettings(baselines={"gaussian": (0.5,), "nlm": (0.5, 1, 2), "tv": (0.5, 1, 2)})
+    chosen = {"gaussian": 0.5, "nlm": 2.0, "tv": 1.0}
+    assert at_grid_end(chosen, settings) == {"nlm": 2.0}
+
+
+def noisy_step(scale):
+    """A step of 200 HU in noise of 20 HU, all times a factor."""
+    truth = np.zeros((48, 48), np.float32)
+    truth[:, 24:] = 200
+    noise = np.random.default_rng(3).normal(0, 20, truth.shape).astype(np.float32)
+    return TuningSlice(scale * (truth + noise), scale * truth, "abdomen", scale * 20.0)
+
+
+def test_one_multiple_of_the_noise_level_suits_scans_of_weak_and_of_strong_noise():
+    grids = {"nlm": (0.3, 0.6, 1.2, 2.4), "tv": (0.2, 0.5, 1.0, 4.0)}
+    settings, full = RestorationSettings(baselines=grids), convention("full")
+    weak, strong = noisy_step(0.25), noisy_step(5.0)
+    chosen = tune_baselines([weak], settings, full)
+    assert tune_baselines([strong], settings, full) == chosen
+    assert tune_baselines([weak, strong], settings, full) == chosen
+    assert at_grid_end(chosen, settings) == {}
 
 
 def test_task_refuses_a_bundle_of_another_kind(layout, monkeypatch):

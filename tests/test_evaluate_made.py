@@ -23,11 +23,11 @@ from pipeline.dose.insertion import Acquisition, insert_noise
 from pipeline.errors import ConfigError, DataError
 from pipeline.manifest import file_sha256
 from pipeline.metrics.noise import global_noise_sd_hu
-from pipeline.models.baselines import baseline, gaussian
+from pipeline.models.baselines import BASELINES, baseline, gaussian
 from pipeline.projector import FanBeam, Kernel
 from pipeline.stages import evaluate
 from pipeline.stages.evaluation import context
-from pipeline.stages.evaluation.restoration import made, pictures
+from pipeline.stages.evaluation.restoration import low_doses, made, pictures
 from pipeline.stages.evaluation.restoration.groups import in_turn, noise_peak_per_mm
 from pipeline.stages.evaluation.restoration.low_doses import Unusable, scans_of
 from pipeline.stages.evaluation.restoration.scenes import SceneNoise
@@ -224,9 +224,10 @@ def test_lesions_and_edges_are_looked_for_where_settings_ask(project, monkeypatc
 
 
 def test_baselines_see_windows_as_they_were_tuned_at_that_dose(monkeypatch):
-    monkeypatch.setattr(made, "baseline", lambda name: lambda image, amount: (name, image, amount))
-    methods = made._on_windows(None, {0.25: {"tv": 3.0}, 0.1: {"tv": 7.0}})
-    assert methods["tv"]("image", None, 0.1) == ("tv", "image", 7.0)
+    monkeypatch.setattr(made, "baseline", lambda name: lambda *told: (name, *told))
+    methods = made._on_windows(None, {0.25: {"tv": 0.6}, 0.1: {"tv": 0.7}})
+    scan = SimpleNamespace(noise_sd_hu=lambda dose: 5 / dose)
+    assert methods["tv"]("image", scan, 0.1) == ("tv", "image", 0.7, 50.0)
     assert methods["input"]("image", None, 0.1) == "image"
 
 
@@ -339,6 +340,34 @@ def test_a_noise_map_is_filled_for_each_dose(project, monkeypatch):
     evaluated(project, noise_map=True)
     quarter, tenth = np.reshape(told, (2, 2, 2))[0].mean(axis=1)  # case, dose, slice
     assert tenth / quarter == pytest.approx(math.sqrt(2.5), rel=0.1)
+
+
+TOLD = EVALUATE.replace("{gaussian: [0.5, 1, 2]}", "{tv: [0.5]}")
+
+
+def test_baselines_are_told_the_noise_of_each_scan_at_each_dose(project, ingested, monkeypatch):
+    told = []
+    monkeypatch.setitem(BASELINES, "tv", lambda image, weight_hu: told.append(weight_hu) or image)
+    project.config("evaluate").write_text(TOLD)
+    evaluated(project)
+    level = {scan.case.case_id: scan.noise_sd_hu for scan in scans(read_cases(ingested), noise_levels=True)}
+    tuned = [level["b1"](dose) / 2 for dose in (0.25, 0.1)]
+    scored = [level[case](dose) / 2 for case in ("a1", "b2") for dose in (0.25, 0.1) for _ in range(2)]
+    assert told == pytest.approx([*tuned, *scored])
+
+
+def test_a_scan_without_a_level_is_left_out_where_baselines_are_told_it(project, monkeypatch):
+    measure = low_doses.low_dose_levels
+
+    def unless_a1(case, *given, **options):
+        if case.case_id == "a1":
+            raise DataError("case a1: too little soft tissue")
+        return measure(case, *given, **options)
+
+    monkeypatch.setattr(low_doses, "low_dose_levels", unless_a1)
+    assert evaluated(project)["cases_left_out"] == {}
+    project.config("evaluate").write_text(TOLD)
+    assert evaluated(project)["cases_left_out"] == {"a1": "case a1: too little soft tissue"}
 
 
 def test_a_case_without_readable_noise_is_left_out_and_named(project, ingested, tmp_path):
@@ -486,7 +515,7 @@ def test_bm3d_is_asked_for_by_name_and_told_the_noise(monkeypatch):
     with pytest.raises(ConfigError, match="unknown baseline 'bm4d'; known: gaussian, nlm, tv, bm3d"):
         baseline("bm4d")
     monkeypatch.setitem(sys.modules, "bm3d", SimpleNamespace(bm3d=lambda image, sd: image - sd))
-    restored = baseline("bm3d")(np.full((4, 4), 50, np.int16), 20.0)
+    restored = baseline("bm3d")(np.full((4, 4), 50, np.int16), 0.5, 40.0)
     assert restored.dtype == np.float32
     assert (restored == 30).all()
 

@@ -25,7 +25,7 @@ from pipeline.metrics import (
     summarise,
     tissue_regions,
 )
-from pipeline.models.baselines import BASELINES
+from pipeline.models.baselines import BASELINES, baseline
 
 REDCNN, LEGACY, BENCHMARK, FULL = (CONVENTIONS[n] for n in ("redcnn", "redcnn-legacy", "ldctbench", "full"))
 
@@ -245,6 +245,20 @@ def test_baselines_remove_noise_and_keep_hu(truth, name, amount):
     assert restored.dtype == np.float32
     assert noise_sd_hu(restored, truth, region) < 0.6 * noise_sd_hu(noisy, truth, region)
     assert abs(mean_difference_hu(restored, noisy, region)) < 0.5
+
+
+@pytest.mark.parametrize(("name", "value"), [("gaussian", 1.5), ("nlm", 0.8), ("tv", 0.8)])
+def test_twice_the_image_in_twice_the_noise_gives_twice_the_result(truth, name, value):
+    noisy = truth[:64, :64] + np.random.default_rng(3).normal(0, 30, (64, 64)).astype(np.float32)
+    denoise = baseline(name)
+    np.testing.assert_allclose(denoise(2 * noisy, value, 60.0), 2 * denoise(noisy, value, 30.0), atol=0.01)
+
+
+def test_a_multiple_of_the_noise_level_is_the_filters_own_number_in_hu(truth):
+    np.testing.assert_array_equal(baseline("tv")(truth, 0.5, 40.0), BASELINES["tv"](truth, 20.0))
+    np.testing.assert_array_equal(baseline("gaussian")(truth, 0.5, None), BASELINES["gaussian"](truth, 0.5))
+    with pytest.raises(ValueError, match="baseline nlm has to be told the noise level"):
+        baseline("nlm")(truth, 0.5, None)
 
 
 def test_detail_of_a_flat_image_is_zero_and_of_one_bright_pixel_its_height_less_the_mean():

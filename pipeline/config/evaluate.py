@@ -65,7 +65,8 @@ class RestorationSettings(Settings):
     tuning_slices_per_case: PositiveInt = 2
     """Slices of each validation case on which the baselines are tuned."""
     baselines: dict[BaselineName, Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]]
-    """Values to try: sigma in pixels (gaussian), h (nlm), weight (tv) and noise SD (bm3d) in HU.
+    """Values to try: sigma in pixels (gaussian); h (nlm), weight (tv) and noise SD (bm3d) in multiples of the
+    noise level of the image's series, which a network with a noise map is told.
 
     `bm3d` needs the package of that name, whose licence is non-commercial (extra `benchmarks`).
     """

@@ -46,7 +46,7 @@ def measured_noise_sd_hu(
     noise_sd_hu = global_noise_sd_hu(seen, seen)
     if noise_sd_hu is None:
         raise DataError(
-            f"case {case.case_id}: too little soft tissue to measure the noise of its {dose} in; set "
-            "model.arguments.noise_map: false, or leave the case out"
+            f"case {case.case_id}: too little soft tissue to measure the noise of its {dose} in; leave "
+            "the case out, or set model.arguments.noise_map: false (and evaluate without nlm, tv and bm3d)"
         )
     return noise_sd_hu

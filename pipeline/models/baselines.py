@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +14,10 @@ from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 from pipeline.errors import ConfigError
 
 Slice = npt.NDArray[np.float32]
-Baseline = Callable[[npt.NDArray[Any], float], Slice]
+Filter = Callable[[npt.NDArray[Any], float], Slice]
+"""From a slice (H, W) HU and one number, in a unit of the filter's own, to a slice."""
+Baseline = Callable[[npt.NDArray[Any], float, float | None], Slice]
+"""From a slice (H, W) HU, one number and the noise level of its series in HU to a slice."""
 
 
 def gaussian(image_hu: npt.NDArray[Any], sigma_pixels: float) -> Slice:
@@ -57,11 +60,32 @@ def block_matching(image_hu: npt.NDArray[Any], noise_sd_hu: float) -> Slice:
 
 
 def baseline(name: str) -> Baseline:
-    """The baseline of this name.
+    """The baseline of this name; the number of those in `IN_NOISE_SDS` is a multiple of the noise level.
+
+    So one number suits scans of weak and of strong noise, and a baseline is told as much as a network with a
+    noise map. The baseline raises a ValueError where it is not told the level that it needs.
 
     Raises:
         ConfigError: there is none, or its package is not installed.
     """
+    denoise = _filter(name)
+
+    def restore(image_hu: npt.NDArray[Any], value: float, noise_sd_hu: float | None) -> Slice:
+        if name not in IN_NOISE_SDS:
+            return denoise(image_hu, value)
+        if noise_sd_hu is None:
+            raise ValueError(f"baseline {name} has to be told the noise level, got None")
+        return denoise(image_hu, value * noise_sd_hu)
+
+    return restore
+
+
+def need_noise_level(names: Iterable[str]) -> bool:
+    """Whether one of these baselines has to be told the noise level."""
+    return not IN_NOISE_SDS.isdisjoint(names)
+
+
+def _filter(name: str) -> Filter:
     if name in BASELINES:
         return BASELINES[name]
     if name not in BENCHMARK_BASELINES:
@@ -81,12 +105,15 @@ def _bm3d() -> Any:
         ) from None
 
 
-BASELINES: Final[dict[str, Baseline]] = {
+BASELINES: Final[dict[str, Filter]] = {
     "gaussian": gaussian,
     "nlm": non_local_means,
     "tv": total_variation,
 }
-"""Each takes a slice and one number, which `evaluate` tunes on validation patients."""
+"""Each takes a slice and one number: sigma in pixels, h or weight in HU."""
 
-BENCHMARK_BASELINES: Final[dict[str, Baseline]] = {"bm3d": block_matching}
+BENCHMARK_BASELINES: Final[dict[str, Filter]] = {"bm3d": block_matching}
 """Baselines whose packages no installation brings, see the extra `benchmarks`."""
+
+IN_NOISE_SDS: Final = frozenset({"nlm", "tv", "bm3d"})
+"""Baselines whose number is in HU, so that `evaluate` tunes it as a multiple of the noise level."""

@@ -30,7 +30,7 @@ class Scan:
         case: that it is of.
         acquisition: rays, photons and kernel.
         origin: whether these were `READ` from the images' own noise or `ASSUMED`.
-        levels: noise at the doses, as inference would find it; None where no network asks for it.
+        levels: noise at the doses, as inference would find it; None where nothing is told it.
         seed: of the noise that is added.
     """
 
@@ -54,7 +54,7 @@ class Scan:
 
 @dataclass(frozen=True)
 class Unusable:
-    """A case whose low dose cannot be made, or not be told to the network.
+    """A case whose low dose cannot be made, or whose noise level there cannot be told.
 
     Attributes:
         case: that it is.
@@ -78,7 +78,7 @@ def scans_of(
     Args:
         cases: with a normal dose.
         settings: doses, and the scan to assume where a case's own noise cannot be read.
-        noise_levels: whether the network is told the noise.
+        noise_levels: whether network or baselines are told the noise.
         seed: of the evaluation; cases draw different noise from it.
         device: where the noise is made.
     """

@@ -15,7 +15,7 @@ from pipeline.data import Case
 from pipeline.data.patches import spread_slices
 from pipeline.errors import ConfigError, DataError
 from pipeline.metrics import convention
-from pipeline.models.baselines import baseline
+from pipeline.models.baselines import baseline, need_noise_level
 from pipeline.models.precision import preferred_device
 from pipeline.stages.evaluation.context import (
     INPUT,
@@ -94,7 +94,8 @@ def evaluate_made(bundle: Bundle, context: Context) -> Metrics:
     with whole_bar(_seconds(context)) as bar:
         making = _Making(settings.low_dose, context.settings.seed, preferred_device(), bar)
         amounts, not_tuned_on = _tune(making, context)
-        test, left_out = making.scans(context.test, "test", noise_levels=denoiser.takes_noise_map)
+        told = denoiser.takes_noise_map or need_noise_level(settings.baselines)
+        test, left_out = making.scans(context.test, "test", noise_levels=told)
         metrics = _scores(making, denoiser, test, amounts, context)
         metrics |= observe(
             test,
@@ -114,8 +115,8 @@ def _seconds(context: Context) -> dict[str, float]:
     settings = context.settings.restoration
     doses = () if settings.low_dose is None else settings.low_dose.dose_fractions
     cases, own = len(context.test), len(context.validation)
-    seconds = {READING.format("validation"): 1.5 * own, READING.format("test"): 2.0 * cases}
-    seconds |= {TUNING.format(dose): 2.5 * own for dose in doses}
+    seconds = {READING.format("validation"): 2.0 * own, READING.format("test"): 2.0 * cases}
+    seconds |= {TUNING.format(dose): 3.5 * own for dose in doses}
     seconds[SCORING] = 4.0 * cases * len(doses)
     if (lesion := settings.detectability) is not None:
         windows = lesion.cases * len(lesion.dose_fractions) * lesion.places_per_case * lesion.realisations
@@ -139,7 +140,8 @@ def _scores(
     for scan in making.bar(scans, SCORING):
         indices = spread_slices(scan.case.shape[0], context.settings.slices_per_case)
         for dose, amount in amounts.items():
-            methods: Methods = {RESTORED: partial(_restored, denoiser, scan, dose), **tuned(amount)}
+            baselines = tuned(amount, scan.noise_sd_hu(dose))
+            methods: Methods = {RESTORED: partial(_restored, denoiser, scan, dose), **baselines}
             outputs = {index: _outputs(making, scan, dose, index, methods) for index in indices}
             findings.add(scan, dose, outputs)
     return findings.report(context.folder, amounts, settings, seed=context.settings.seed)
@@ -148,7 +150,9 @@ def _scores(
 def _tune(making: _Making, context: Context) -> tuple[dict[float, dict[str, float]], Metrics]:
     """For each dose the value of each baseline; and why cases were not tuned on."""
     settings = context.settings.restoration
-    scans, left_out = making.scans(context.validation, "validation", noise_levels=False)
+    scans, left_out = making.scans(
+        context.validation, "validation", noise_levels=need_noise_level(settings.baselines)
+    )
     places = [
         (scan, index)
         for scan in scans
@@ -161,6 +165,7 @@ def _tune(making: _Making, context: Context) -> tuple[dict[float, dict[str, floa
                 scan.low_dose(index, dose, making.device),
                 slice_hu(scan.case.normal_dose(), index),
                 scan.case.anatomy,
+                scan.noise_sd_hu(dose),
             )
             for scan, index in places
         ]
@@ -170,10 +175,14 @@ def _tune(making: _Making, context: Context) -> tuple[dict[float, dict[str, floa
 
 
 def _on_windows(denoiser: Denoiser, amounts: Mapping[float, Mapping[str, float]]) -> dict[str, Restore]:
-    """The input as it is, the network, and the baselines as they were tuned at each dose."""
+    """The input as it is, the network, and the baselines as they were tuned at each dose.
+
+    Network and baselines are told the noise level of the series at the dose, not that of the window.
+    """
 
     def tuned_baseline(name: str) -> Restore:
-        return lambda window_hu, _, dose: baseline(name)(window_hu, amounts[dose][name])
+        denoise = baseline(name)
+        return lambda window_hu, scan, dose: denoise(window_hu, amounts[dose][name], scan.noise_sd_hu(dose))
 
     names = next(iter(amounts.values()))
     return {

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from rich.console import Console
 
 from pipeline.bundle import Bundle
 from pipeline.data import Case
+from pipeline.data.noise_levels import low_dose_noise_sd_hu
+from pipeline.errors import DataError
 from pipeline.metrics import convention
+from pipeline.models.apply import among_neighbours
+from pipeline.models.baselines import baseline, need_noise_level
 from pipeline.stages.bars import progress
 from pipeline.stages.evaluation.context import (
     INPUT,
     RESTORED,
     Context,
+    Denoiser,
     Metrics,
     Slice,
     chosen_slices,
+    denoiser_of,
     one_per_anatomy,
-    restore_with,
     with_low_dose,
 )
 from pipeline.stages.evaluation.restoration.pictures import Example, draw_before_and_after, draw_methods
@@ -34,27 +39,34 @@ from pipeline.stages.evaluation.restoration.scores import (
     summarise_scores,
     tissue_rows,
 )
-from pipeline.stages.evaluation.restoration.tuning import TuningSlice, at_grid_end, tune_baselines, tuned
+from pipeline.stages.evaluation.restoration.tuning import TuningSlice, at_grid_end, tune_baselines
 from pipeline.stages.evaluation.restoration.verdicts import verdict
+
+Levels = dict[Case, float | None]
+"""Cases with the noise level of their low dose in HU; None where neither network nor baseline is told it."""
 
 
 def evaluate_stored(bundle: Bundle, context: Context) -> Metrics:
     """Score a denoiser on the low dose of the test cases; tables and pictures go to the context's folder.
 
-    Cases without a low dose are left out.
+    Cases without a low dose are left out; so are those whose noise level cannot be measured, where network or
+    baselines are told it.
 
     Raises:
         ConfigError: the settings name a baseline that is not installed.
-        DataError: no case has a low dose, or a case's dose fraction and kind of noise do not fit each other,
-            or an output is not finite.
+        DataError: no case has a low dose or a noise level, or a case's dose fraction and kind of noise do not
+            fit each other, or an output is not finite.
     """
-    settings = context.settings.restoration
-    test = with_low_dose(context.test, "test")
-    context = replace(context, test=test, validation=with_low_dose(context.validation, "validation"))
+    settings, denoiser = context.settings.restoration, denoiser_of(bundle)
+    told = need_noise_level(settings.baselines)
+    levels, left_out = _levels(context.test, "test", wanted=told or denoiser.takes_noise_map)
+    tuning_levels, not_tuned_on = _levels(context.validation, "validation", wanted=told)
+    test = tuple(levels)
     best_possible = limits([(case.dose_fraction, case.noise) for case in test])
     conventions = [convention(name) for name in settings.conventions]
-    amounts = tune_baselines(_tuning_slices(context), settings, conventions[0])
-    methods = _methods(bundle, amounts)
+    tuning = _tuning_slices(tuning_levels, settings.tuning_slices_per_case)
+    amounts = tune_baselines(tuning, settings, conventions[0])
+    methods = _methods(denoiser, amounts, levels)
     slices = chosen_slices(test, context.settings.slices_per_case)
     shown = one_per_anatomy(slices)
     scores, tissue, examples = [], [], []
@@ -84,25 +96,58 @@ def evaluate_stored(bundle: Bundle, context: Context) -> Metrics:
         "baselines_at_grid_end": at_grid_end(amounts, settings),
         **best_possible,
         **metrics,
+        "cases_left_out": left_out,
+        "tuning_cases_left_out": not_tuned_on,
     }
 
 
-def _tuning_slices(context: Context) -> list[TuningSlice]:
-    chosen = chosen_slices(context.validation, context.settings.restoration.tuning_slices_per_case)
+def _levels(cases: Sequence[Case], role: str, *, wanted: bool) -> tuple[Levels, dict[str, str]]:
+    """Those of the cases that have a low dose, with its noise level; and why a case has none, by case.
+
+    Args:
+        cases: of this role.
+        role: named in errors.
+        wanted: whether network or baselines are told the level; otherwise all is None.
+
+    Raises:
+        DataError: no case has a low dose, or a level.
+    """
+    levels: Levels = {}
+    left_out = {}
+    for case in with_low_dose(cases, role):
+        try:
+            levels[case] = low_dose_noise_sd_hu(case) if wanted else None
+        except DataError as unknown:
+            left_out[case.case_id] = str(unknown)
+    if not levels:
+        raise DataError(f"no {role} case can be used: {next(iter(left_out.values()))}")
+    for reason in left_out.values():
+        Console(stderr=True).print(f"{role} case left out: {reason}", highlight=False, soft_wrap=True)
+    return levels, left_out
+
+
+def _tuning_slices(levels: Levels, slices_per_case: int) -> list[TuningSlice]:
     return [
-        TuningSlice(_low_dose(case, index), slice_hu(case.normal_dose(), index), case.anatomy)
-        for case, index in chosen
+        TuningSlice(_low_dose(case, index), slice_hu(case.normal_dose(), index), case.anatomy, levels[case])
+        for case, index in chosen_slices(tuple(levels), slices_per_case)
     ]
 
 
-def _methods(bundle: Bundle, amounts: Mapping[str, float]) -> dict[str, Callable[[Case, int], Slice]]:
+def _methods(
+    denoiser: Denoiser, amounts: Mapping[str, float], levels: Levels
+) -> dict[str, Callable[[Case, int], Slice]]:
     """Input, network and tuned baselines, all from a case and the number of a slice to a slice."""
 
-    def on_low_dose(denoise: Callable[[Slice], Slice]) -> Callable[[Case, int], Slice]:
-        return lambda case, index: denoise(_low_dose(case, index))
+    def restored(case: Case, index: int) -> Slice:
+        seen_hu = among_neighbours(case.low_dose(), index, denoiser.neighbours)
+        return denoiser.restore(seen_hu, levels[case])
 
-    baselines = {name: on_low_dose(denoise) for name, denoise in tuned(amounts).items()}
-    return {INPUT: _low_dose, RESTORED: restore_with(bundle), **baselines}
+    def tuned_baseline(name: str, amount: float) -> Callable[[Case, int], Slice]:
+        denoise = baseline(name)
+        return lambda case, index: denoise(_low_dose(case, index), amount, levels[case])
+
+    baselines = {name: tuned_baseline(name, amount) for name, amount in amounts.items()}
+    return {INPUT: _low_dose, RESTORED: restored, **baselines}
 
 
 def _low_dose(case: Case, index: int) -> Slice:

@@ -24,11 +24,14 @@ class TuningSlice:
         low_dose: (H, W) HU.
         normal_dose: (H, W) HU.
         anatomy: region, for conventions that ask for it.
+        noise_sd_hu: noise level of the low dose's series, as a network with a noise map is told it;
+            None where no baseline needs it.
     """
 
     low_dose: Slice
     normal_dose: Slice
     anatomy: str
+    noise_sd_hu: float | None
 
 
 def tune_baselines(
@@ -43,7 +46,7 @@ def tune_baselines(
 
     Args:
         slices: of the validation cases.
-        settings: values to try.
+        settings: values to try; of the baselines in `IN_NOISE_SDS` multiples of each slice's noise level.
         chosen: convention of the PSNR.
         what: is said beside the progress bar.
         bar: goes through the trials.
@@ -52,7 +55,12 @@ def tune_baselines(
     scored = {
         (name, value): np.mean(
             [
-                psnr(baseline(name)(one.low_dose, value), one.normal_dose, chosen, anatomy=one.anatomy)
+                psnr(
+                    baseline(name)(one.low_dose, value, one.noise_sd_hu),
+                    one.normal_dose,
+                    chosen,
+                    anatomy=one.anatomy,
+                )
                 for one in slices
             ]
         )
@@ -64,9 +72,9 @@ def tune_baselines(
     }
 
 
-def tuned(amounts: Mapping[str, float]) -> dict[str, Callable[[Slice], Slice]]:
-    """Each baseline as a function from a slice to a slice, (H, W) HU."""
-    return {name: partial(_apply, name, amount) for name, amount in amounts.items()}
+def tuned(amounts: Mapping[str, float], noise_sd_hu: float | None) -> dict[str, Callable[[Slice], Slice]]:
+    """Each baseline as a function from a slice of a series of this noise level to a slice, (H, W) HU."""
+    return {name: partial(_apply, name, amount, noise_sd_hu) for name, amount in amounts.items()}
 
 
 def at_grid_end(amounts: Mapping[str, float], settings: RestorationSettings) -> dict[str, float]:
@@ -76,5 +84,5 @@ def at_grid_end(amounts: Mapping[str, float], settings: RestorationSettings) -> 
     return {name: amounts[name] for name in ends if amounts[name] in ends[name]}
 
 
-def _apply(name: str, amount: float, image_hu: Slice) -> Slice:
-    return baseline(name)(image_hu, amount)
+def _apply(name: str, amount: float, noise_sd_hu: float | None, image_hu: Slice) -> Slice:
+    return baseline(name)(image_hu, amount, noise_sd_hu)
