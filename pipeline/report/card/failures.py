@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from pipeline.report.card.facts import (
@@ -29,7 +29,7 @@ SHIFT_WORTH_SAYING_PER_MM: Final = 0.02
 
 
 def failures(card: Card) -> Iterator[str]:
-    """A line each; nothing where nothing was measured."""
+    """A line for each kind, with the models that it is true of; nothing where nothing was measured."""
     yield from _harmed(card)
     yield from _beaten(card)
     yield from _weakest_group(card)
@@ -43,25 +43,37 @@ def failures(card: Card) -> Iterator[str]:
     yield from _grid_ends(card)
 
 
+def _line(kind: str, found: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """One line of what was found, by model."""
+    listed = [f"{model} {', '.join(cases)}" for model, cases in found.items() if cases]
+    if listed:
+        yield f"{kind}: {'; '.join(listed)}."
+
+
 def _harmed(card: Card) -> Iterator[str]:
-    for model in card.models:
-        counts = {dose: get(scores, "slices_below_input") for dose, scores in model.by_dose.items()}
-        harmed = [f"{count} of {model.slices} at {percent(dose)}" for dose, count in counts.items() if count]
-        if harmed:
-            yield f"{told(model)}: slices worse than their input (PSNR, full): {', '.join(harmed)}."
+    found = {
+        told(model): [
+            f"{count} of {model.slices} at {percent(dose)}"
+            for dose, scores in model.by_dose.items()
+            if (count := get(scores, "slices_below_input"))
+        ]
+        for model in card.models
+    }
+    yield from _line("Slices worse than their input (PSNR, full)", found)
 
 
 def _beaten(card: Card) -> Iterator[str]:
     """By PSNR, SSIM and RMSE: a method may be ahead by one and behind by another."""
-    for model in card.models:
-        for score, name in SCORES.items():
-            beaten = [
+    for score, name in SCORES.items():
+        found = {
+            told(model): [
                 f"{rival} at {percent(dose)} ({', '.join(names)})"
                 for dose in model.by_dose
                 for rival, names in _rivals(model, dose, card.conventions, score).items()
             ]
-            if beaten:
-                yield f"{told(model)}: no better than {', '.join(beaten)}, by {name}."
+            for model in card.models
+        }
+        yield from _line(f"By {name} no better than another method", found)
 
 
 def _rivals(model: Model, dose: float, conventions: Sequence[str], score: str) -> dict[str, list[str]]:
@@ -118,22 +130,23 @@ def _thin_evidence(card: Card) -> Iterator[str]:
 
 
 def _biased(card: Card) -> Iterator[str]:
+    found = {}
     for model in card.models:
         worst = [
-            (abs(found[RESTORED]), found[RESTORED], tissue, dose)
+            (abs(moved[RESTORED]), moved[RESTORED], tissue, dose)
             for dose, scores in model.by_dose.items()
-            for tissue, found in (get(scores, WORST_BIAS) or {}).items()
-            if found.get(RESTORED) is not None
+            for tissue, moved in (get(scores, WORST_BIAS) or {}).items()
+            if moved.get(RESTORED) is not None
         ]
         if worst and max(worst)[0] > BIAS_WORTH_SAYING_HU:
             _, bias_hu, tissue, dose = max(worst)
-            where = tissue.replace("_", " ")
-            most = f"{signed(bias_hu)} HU in {where} at {percent(dose)}"
-            yield f"{told(model)}: CT numbers move, in the worst patient by {most}."
+            found[told(model)] = [f"{signed(bias_hu)} HU in {tissue.replace('_', ' ')} at {percent(dose)}"]
+    yield from _line("CT numbers move, in the worst patient by", found)
 
 
 def _smoothed(card: Card) -> Iterator[str]:
     """The network's own share of the shift: what the input has not."""
+    found = {}
     for model in card.models:
         shifts = [
             (restored - before, dose)
@@ -143,69 +156,73 @@ def _smoothed(card: Card) -> Iterator[str]:
         ]
         if shifts and min(shifts)[0] < -SHIFT_WORTH_SAYING_PER_MM:
             shift, dose = min(shifts)
-            yield (
-                f"{told(model)}: the noise that is left is smoother than the input's, or less of it lies "
-                f"over the same anatomy: mean frequency {signed(shift, 3)} /mm at {percent(dose)}."
-            )
+            found[told(model)] = [f"{signed(shift, 3)} /mm at {percent(dose)}"]
+    yield from _line(
+        "The noise that is left is smoother than the input's, or less of it lies over the same anatomy; its "
+        "mean frequency moves, at most by",
+        found,
+    )
 
 
 def _lost(card: Card) -> Iterator[str]:
-    for model in card.models:
-        verdicts = get(model.scores, "detectability", "verdict") or {}
-        for dose, observers in verdicts.items():
-            lost = [observer.upper() for observer, verdict in observers.items() if verdict == "lost"]
-            if lost:
-                who = f"{told(model)} at {percent(float(dose))}"
-                yield f"{who}: low-contrast lesions are harder to see than before, to {' and '.join(lost)}."
+    found = {
+        told(model): [
+            f"to {observer.upper()} at {percent(float(dose))}"
+            for dose, observers in (get(model.scores, "detectability", "verdict") or {}).items()
+            for observer, verdict in observers.items()
+            if verdict == "lost"
+        ]
+        for model in card.models
+    }
+    yield from _line("Low-contrast lesions are harder to see than before", found)
 
 
 def _seen_better(card: Card) -> Iterator[str]:
     """Where the d' of a tuned baseline is above the network's, at the digits shown; the best of them."""
-    for model in card.models:
-        better = []
-        for dose, observers in (get(model.scores, "detectability", "by_dose") or {}).items():
-            for observer, methods in observers.items():
-                rivals = {
-                    name: d_prime
-                    for name, found in methods.items()
-                    if name not in (INPUT, RESTORED) and (d_prime := get(found, "d_prime")) is not None
-                }
-                own = get(methods, RESTORED, "d_prime")
-                best = max(rivals, key=lambda name: rivals[name], default=None)
-                if own is not None and best is not None and round(rivals[best], 2) > round(own, 2):
-                    who = f"{best} to {observer.upper()} at {percent(float(dose))}"
-                    better.append(f"{who} ({rivals[best]:.2f} against {own:.2f})")
-        if better:
-            seen = "a tuned baseline shows low-contrast lesions better, by d' alone"
-            yield f"{told(model)}: {seen}: {', '.join(better)}."
+    found = {told(model): list(_better_seen(model)) for model in card.models}
+    yield from _line("A tuned baseline shows low-contrast lesions better, by d' alone", found)
+
+
+def _better_seen(model: Model) -> Iterator[str]:
+    for dose, observers in (get(model.scores, "detectability", "by_dose") or {}).items():
+        for observer, methods in observers.items():
+            rivals = {
+                name: d_prime
+                for name, found in methods.items()
+                if name not in (INPUT, RESTORED) and (d_prime := get(found, "d_prime")) is not None
+            }
+            own = get(methods, RESTORED, "d_prime")
+            best = max(rivals, key=lambda name: rivals[name], default=None)
+            if own is not None and best is not None and round(rivals[best], 2) > round(own, 2):
+                who = f"{best} to {observer.upper()} at {percent(float(dose))}"
+                yield f"{who} ({rivals[best]:.2f} against {own:.2f})"
 
 
 def _blurred(card: Card) -> Iterator[str]:
     """The worst edge of each model; the table has all."""
+    found = {}
     for model in card.models:
         shares = [
             (share, float(dose), contrast)
             for dose, contrasts in (get(model.scores, "ttf", "by_dose") or {}).items()
-            for contrast, found in contrasts.items()
-            if (share := get(found, RESTORED, "f50_share")) is not None
+            for contrast, measured in contrasts.items()
+            if (share := get(measured, RESTORED, "f50_share")) is not None
         ]
         if shares and min(shares)[0] < EDGE_LEFT:
             share, dose, contrast = min(shares)
-            yield (
-                f"{told(model)}: edges blurred, most at {percent(dose)} and {contrast} HU of contrast: f50 "
-                f"falls to {share:.2f} of the disc's own."
-            )
+            found[told(model)] = [f"{share:.2f} at {percent(dose)} and {contrast} HU of contrast"]
+    yield from _line("Edges are blurred; of the disc's own f50 is left, at worst", found)
 
 
 def _left_out(card: Card) -> Iterator[str]:
-    for model in card.models:
-        reasons = get(model.scores, "cases_left_out") or {}
-        if reasons:
-            yield f"{told(model)}: not scored, because no low dose could be made: {', '.join(reasons)}."
-        if untuned := get(model.scores, "tuning_cases_left_out"):
-            yield f"{told(model)}: baselines tuned without {', '.join(untuned)}: no low dose could be made."
-        if model.held_out and get(model.scores, "patients") == 1:
-            yield f"{told(model)}: one patient, so it says little of other patients of such scans."
+    for key, kind in (
+        ("cases_left_out", "Not scored, because no low dose could be made"),
+        ("tuning_cases_left_out", "Baselines tuned without, because no low dose could be made"),
+    ):
+        yield from _line(kind, {told(model): list(get(model.scores, key) or {}) for model in card.models})
+    alone = [told(fold) for fold in card.folds if get(fold.scores, "patients") == 1]
+    if alone:
+        yield f"One patient each, so they say little of other patients of such scans: {', '.join(alone)}."
 
 
 def _grid_ends(card: Card) -> Iterator[str]:
