@@ -364,7 +364,7 @@ def predict(
         Path | None,
         typer.Option(
             help="Denoiser weights. If no weights are named: the champions of the registry, and where "
-            "nothing was trained yet the denoiser that ships with this program."
+            "there is none, or one that saw phantoms alone, the denoiser that ships with this program."
         ),
     ] = None,
     texture: Annotated[

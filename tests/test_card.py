@@ -17,9 +17,11 @@ from PIL import Image
 from pipeline import cli, tracking
 from pipeline.bundle import save_bundle
 from pipeline.config.layout import Layout
+from pipeline.data import Case
+from pipeline.data.cases import write_index
 from pipeline.errors import ConfigError, DataError
 from pipeline.manifest import file_sha256
-from pipeline.report.card import first_rows, lowest_gains, small_png, squares_of
+from pipeline.report.card import first_rows, lowest_gains, small_png, squares_of, summary
 from pipeline.report.card.groups import groups
 from pipeline.stages import card as stage
 from tests.conftest import CHECKOUT
@@ -28,6 +30,21 @@ from tests.tiny_bundles import denoiser_bundle
 LAYOUT = Layout("reference")
 FOLDS = ("lidc_0314", "lung_pet_ct_dx", "tcga_lung", "covid_ny_sbu", "totalsegmentator")
 CONVENTIONS = ("redcnn", "full")
+ELSEWHERE = Case(
+    case_id="elsewhere_1",
+    patient_id="1",
+    role="test",
+    anatomy="chest",
+    dose_fraction=1.0,
+    noise="independent",
+    spacing_mm=(1.0, 1.0, 1.0),
+    shape=(1, 8, 8),
+    folder=Path("elsewhere_1"),
+    has_mask=False,
+    has_truth=False,
+    source="elsewhere",
+)
+"""Of a source that the card does not tell of."""
 
 
 @pytest.fixture
@@ -135,6 +152,9 @@ def write_scores(name, values):
     path = LAYOUT.metrics(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values))
+    LAYOUT.evaluation(name).mkdir(parents=True, exist_ok=True)
+    LAYOUT.cases.mkdir(parents=True, exist_ok=True)
+    write_index(LAYOUT.cases, [ELSEWHERE])
 
 
 def write_all(**changes):
@@ -189,6 +209,7 @@ def test_links_of_the_card_lead_somewhere(project):
     shutil.copy(CHECKOUT / "benchmarks" / "README.md", "benchmarks")
     targets = re.findall(r"\]\(([^)#:]+)\)", page())
     assert "model_card/pictures/gain.png" in targets
+    assert "![gain in PSNR (convention redcnn) of each method by dose" in stage.PAGE.read_text()
     assert [target for target in targets if not (project / "docs" / target).exists()] == []
 
 
@@ -297,7 +318,7 @@ def by_scan(values, **slices):
 
 def write_worst(name, *lines):
     path = LAYOUT.evaluation(name) / "worst.csv"
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(["dose_fraction,scan,gain_db", *lines]))
 
 
@@ -379,7 +400,7 @@ def test_failures_are_told_from_the_numbers(project):
         "CT numbers move, in the worst patient by": "-14.50 HU in body at 40 %",
         "Low-contrast lesions are harder to see than before": "to NPW at 25 %",
         "Edges are blurred; of the disc's own f50 is left, at worst": "0.60 at 25 % and 50 HU of contrast",
-        "Not scored, because no low dose could be made": "tcga-0001",
+        "Not scored (no low dose could be made, or its noise level not measured)": "tcga-0001",
     }.items():
         assert f"tcga_lung (held out) {case}" in of_kind[kind]
     assert (
@@ -452,7 +473,7 @@ def test_the_texture_variant_is_told_by_its_numbers_with_real_patients_apart(pro
     table += ["0.4,covid_ny_sbu,restored,9", "0.4,phantom_reference,restored,31", "0.1,tcga_lung,restored,5"]
     for name in ("denoiser", "denoiser_texture"):
         folder = LAYOUT.evaluation(name)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "texture.csv").write_text("\n".join(table))
     text = page()
     told = section(text, "Plain and texture variant")
@@ -532,6 +553,17 @@ def test_kernel_pairs_are_told_where_they_were_measured(project):
     assert "| YA | 9.512 |" in told
 
 
+def test_kernel_pairs_of_other_weights_are_said_to_be_so(project):
+    bundle = write_bundle("denoiser")
+    write_scores("kernel_pairs", {"text": "Told.", "model_hash": bundle.model_hash})
+    assert "other weights" not in page()
+    write_scores("kernel_pairs", {"text": "Told.", "model_hash": "other"})
+    text = page()
+    missing = text.partition("**Missing or out of date**")[2].partition("\n## ")[0]
+    assert "- the head-phantom kernel pairs as they are: of other weights, `python benchmarks/k" in missing
+    assert "**Measured with other weights" in section(text, "Noise of another kind: kernel pairs")
+
+
 def test_the_rmse_of_kernel_pairs_stands_in_words(project):
     columns = ["image", "SD [HU]", "RMSE against the smooth kernel [HU]"]
     rows_of = [["sharp, restored", 7.76, 20.49], ["Gaussian", 6.79, 6.27], ["smooth", 4.55, 0.0]]
@@ -599,7 +631,7 @@ def test_after_a_clone_the_card_is_about_the_weights_in_the_package(project, mon
 def test_the_worst_slices_are_shown_small_with_the_name_of_their_owner(project):
     write_all(denoiser_without_tcga_lung=scores(gain_db=1.0))
     folder = LAYOUT.evaluation("denoiser_without_tcga_lung")
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(0).integers(0, 256, (600, 1800), np.uint8)
     Image.fromarray(noise).save(folder / "worst_dose_0.25.png")
     stale = stage.PICTURES / "worst_dose_0.6.png"
@@ -653,7 +685,7 @@ def test_the_worst_slices_of_the_other_sources_are_drawn_in_one_picture(project)
     write_all(denoiser_without_tcga_lung=scores(gain_db=1.0))
     for source, level in (("lidc_0314", 50), ("covid_ny_sbu", 150), ("tcga_lung", 250)):
         folder = LAYOUT.evaluation(f"denoiser_without_{source}")
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "worst_dose_0.4.png").write_bytes(as_png(np.full((30, 20, 3), level, np.uint8)))
     text = page()
     assert "of each other source, in this order: lidc_0314, covid_ny_sbu. Window" in text
@@ -670,6 +702,68 @@ def test_a_preset_without_a_denoiser_and_damaged_scores_are_one_line(project):
     LAYOUT.metrics("denoiser").write_text("{")
     with pytest.raises(DataError, match=r"metrics/reference/denoiser.json: damaged"):
         stage.run("reference")
+
+
+def card_files():
+    return {path: path.read_bytes() for path in (stage.PAGE, *stage.PICTURES.iterdir())}
+
+
+@pytest.mark.parametrize(
+    ("gone", "says"),
+    [
+        (
+            LAYOUT.evaluation("denoiser_texture"),
+            r"evaluation/reference/denoiser_texture: no such folder, .* docs/model_card.md and its pictures "
+            r"stay as they are: ldct evaluate denoiser_texture --preset reference, or dvc repro pipeline/w",
+        ),
+        (
+            LAYOUT.cases,
+            r"cases/index.csv: no such file, .* stay as they are: ldct ingest --preset reference, or dvc",
+        ),
+    ],
+)
+def test_after_a_clone_the_card_that_is_there_stays(project, gone, says):
+    write_all()
+    page()
+    before = card_files()
+    shutil.rmtree(gone)
+    with pytest.raises(ConfigError, match=says):
+        stage.run("reference")
+    assert card_files() == before
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        (LAYOUT.metrics("kernel_pairs"), '{"text": "T", "columns": ["image", "SD"], "rows": [["YA"]]}'),
+        (LAYOUT.metrics("kernel_pairs"), "[]"),
+        (LAYOUT.metrics("denoiser"), '{"doses": {"dose_low": {}}}'),
+        (LAYOUT.evaluation("denoiser") / "worst.csv", "dose_fraction,gain_db\n0.4,1.0\n"),
+        (LAYOUT.evaluation("denoiser") / "texture.csv", "dose_fraction,method\n0.4,restored\n"),
+    ],
+)
+def test_a_damaged_table_is_named_and_the_card_that_is_there_stays(project, path, text):
+    write_all()
+    page()
+    before = card_files()
+    path.write_text(text)
+    with pytest.raises(DataError, match=rf"^{re.escape(str(path))}: damaged \(.*run its stage again$"):
+        stage.run("reference")
+    assert card_files() == before
+
+
+def test_a_page_that_cannot_be_rendered_leaves_the_one_that_is_there(project, monkeypatch):
+    write_all()
+    page()
+    before = card_files()
+    monkeypatch.setattr(stage, "render", lambda _: {}["missing"])
+    with pytest.raises(KeyError):
+        stage.run("reference")
+    assert card_files() == before
+
+
+def test_the_summary_for_the_registry_has_no_link(project):
+    assert "](" not in summary(stage._card(LAYOUT))
 
 
 def test_a_source_of_unknown_origin_is_refused(project):
@@ -709,6 +803,7 @@ def test_the_registered_model_carries_the_summary_and_leads_to_the_card(project,
             higher_is_better=True,
             convention="psnr/redcnn",
             data_digest="",
+            phantoms_alone=False,
         )
     stage.run("reference")
     from pipeline.tracking.store import connect

@@ -216,7 +216,7 @@ def test_a_champion_that_saw_phantoms_alone_does_not_go_before_the_shipped_denoi
     monkeypatch.setattr(tracking, "champion", lambda kind, **options: asked.update({kind: options}))
     write_source(tmp_path / "in")
     predict.run(tmp_path / "in", tmp_path / "out")
-    assert asked == {"denoiser": {"on_phantoms": False}, "segmenter": {"on_phantoms": False}}
+    assert asked == {"denoiser": {"phantoms_alone": False}, "segmenter": {"phantoms_alone": False}}
 
 
 def test_a_named_network_is_used_alone(tmp_path, segmenter, ships):

@@ -192,7 +192,16 @@ def sha256(text):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def register(score, *, model, name="redcnn", higher=True, convention="psnr/redcnn", data_digest=DIGEST):
+def register(
+    score,
+    *,
+    model,
+    name="redcnn",
+    higher=True,
+    convention="psnr/redcnn",
+    data_digest=DIGEST,
+    phantoms_alone=False,
+):
     bundle = Path("bundle.safetensors")
     bundle.write_text(model)
     with tracking.start_run(**settings(name=name)) as run:
@@ -205,6 +214,7 @@ def register(score, *, model, name="redcnn", higher=True, convention="psnr/redcn
             higher_is_better=higher,
             convention=convention,
             data_digest=data_digest,
+            phantoms_alone=phantoms_alone,
         )
 
 
@@ -238,6 +248,7 @@ def test_the_same_weights_make_no_second_version(project):
         "score": "30.0",
         "convention": "psnr/redcnn",
         "data.sha256": DIGEST,
+        "phantoms_alone": "no",
         "run": "redcnn",
     }
 
@@ -305,20 +316,24 @@ def test_another_convention_or_other_data_keeps_the_champion_and_says_so(project
     assert "move the alias 'champion'" in caplog.text
 
 
-def test_champions_that_saw_phantoms_alone_give_way_to_those_of_other_presets_only(project, caplog):
-    register(50.0, model="smoke", name="smoke-redcnn")
-    register(30.0, model="demo", name="demo-redcnn", data_digest="e" * 64)
+def test_a_champion_that_saw_phantoms_alone_gives_way_and_is_passed_over(project, caplog):
+    register(50.0, model="smoke", phantoms_alone=True)
+    register(40.0, model="worse", phantoms_alone=True)
+    assert champion_text() == "smoke"
+    register(30.0, model="demo", data_digest="e" * 64, phantoms_alone=True)
     assert champion_text() == "demo"
-    assert tracking.champion("denoiser", on_phantoms=False) is None
-    register(60.0, model="smoke again", name="smoke-redcnn")
-    assert champion_text() == "demo"
-    register(20.0, model="own", name="hospital-redcnn", data_digest="f" * 64)
-    register(70.0, model="demo again", name="demo-redcnn", data_digest="f" * 64)
     caplog.clear()
-    assert tracking.champion("denoiser", on_phantoms=False).read_text() == "own"
+    assert tracking.champion("denoiser", phantoms_alone=False) is None
+    assert "version 3 (run redcnn, psnr/redcnn 30, data eeeeeeeeeeee): passed over, it saw ph" in caplog.text
+    register(20.0, model="own", name="demo-chest", data_digest="f" * 64)
+    register(70.0, model="demo again", data_digest="f" * 64, phantoms_alone=True)
+    caplog.clear()
+    path = tracking.champion("denoiser", phantoms_alone=False)
+    assert path is not None
+    assert path.read_text() == "own"
     (record,) = caplog.records
     assert record.getMessage() == (
-        "champion of ldct-denoiser: version 4 (run hospital-redcnn, psnr/redcnn 20, data ffffffffffff)"
+        "champion of ldct-denoiser: version 4 (run demo-chest, psnr/redcnn 20, data ffffffffffff)"
     )
 
 
@@ -442,6 +457,7 @@ def test_a_store_that_dies_during_a_run_costs_one_warning(project, caplog):
             higher_is_better=True,
             convention="c",
             data_digest=DIGEST,
+            phantoms_alone=False,
         )
     assert version == ""
     assert caplog.text.count("stopped answering") == 1

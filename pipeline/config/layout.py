@@ -13,6 +13,9 @@ RECIPES: Final = CONFIGS / "recipes"
 EXPERIMENT: Final = "ldct"
 """The MLflow experiment of all stages."""
 
+PHANTOMS: Final = "phantom_"
+"""How the name of a manifest begins, and so that of the source, whose studies `simulate` made."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -38,7 +41,7 @@ class Layout:
     @property
     def manifest(self) -> Path:
         """Manifest of the phantom studies (`cases.csv`, `splits/holdout.csv`)."""
-        return Path("data_manifests") / f"phantom_{self.preset}"
+        return Path("data_manifests") / f"{PHANTOMS}{self.preset}"
 
     @property
     def cases(self) -> Path:

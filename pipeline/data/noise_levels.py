@@ -47,6 +47,6 @@ def measured_noise_sd_hu(
     if noise_sd_hu is None:
         raise DataError(
             f"case {case.case_id}: too little soft tissue to measure the noise of its {dose} in; leave "
-            "the case out, or set model.arguments.noise_map: false (and evaluate without nlm, tv and bm3d)"
+            "the case out, or do without what is told the level (model.arguments.noise_map; nlm, tv, bm3d)"
         )
     return noise_sd_hu

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 
@@ -19,7 +21,7 @@ from pipeline.config.restoration import RestorationSettings
 from pipeline.config.sources import SourceOrigin, SourceOrigins
 from pipeline.data import Case, read_cases, read_fingerprint
 from pipeline.data.cases import INDEX
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DataError
 from pipeline.figures import save_curve_panels
 from pipeline.hu import display_window
 from pipeline.manifest import ROLES, file_sha256, folder_sha256
@@ -32,6 +34,7 @@ from pipeline.report.card import (
     gain_panels,
     lowest_gains,
     render,
+    scores_by_dose,
     small_png,
     squares_of,
     summary,
@@ -51,6 +54,22 @@ NOTES: Final = Path("docs/model_card")
 PICTURES: Final = NOTES / "pictures"
 GAIN: Final = PICTURES / "gain.png"
 ORIGINS: Final = Path("data_manifests/sources.yaml")
+REPRODUCE: Final = "dvc repro pipeline/weights/dvc.yaml"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One of the card, not yet written.
+
+    Attributes:
+        name: of the file.
+        caption: that stands below it.
+        png: content of the file.
+    """
+
+    name: str
+    caption: str
+    png: bytes
 
 
 def run(preset: str) -> None:
@@ -60,7 +79,8 @@ def run(preset: str) -> None:
 
     Raises:
         BundleError: a bundle is damaged.
-        ConfigError: the preset has no denoiser, or settings cannot be used.
+        ConfigError: the preset has no denoiser, settings cannot be used, or scores are here without the cases
+            and tables that belong to them, as after a clone.
         DataError: a file of scores is damaged, or a manifest is missing.
         TrackingError: the MLflow store cannot be used.
     """
@@ -71,6 +91,7 @@ def run(preset: str) -> None:
             "ldct card --preset reference"
         )
     card = _card(layout)
+    _check_complete(layout, card)
     plain = card.plain.weights
     with tracking.start_run(
         experiment=EXPERIMENT,
@@ -94,6 +115,22 @@ def run(preset: str) -> None:
     Console(highlight=False, soft_wrap=True).print(f"{summary(card)}\ncard: {PAGE}", markup=False)
 
 
+def _check_complete(layout: Layout, card: Card) -> None:
+    """Refuse to replace a whole card by one without the cases, tables and pictures behind its scores."""
+    scored = [model.name for model in card.models if model.scores is not None]
+    for name in scored:
+        if not layout.evaluation(name).is_dir():
+            raise ConfigError(
+                f"{layout.evaluation(name)}: no such folder, but {layout.metrics(name)} is there; {PAGE} and "
+                f"its pictures stay as they are: ldct evaluate {name} --preset {layout.preset}, or {REPRODUCE}"
+            )
+    if scored and not (layout.cases / INDEX).is_file():
+        raise ConfigError(
+            f"{layout.cases / INDEX}: no such file, but {layout.metrics(scored[0])} is there; {PAGE} and its "
+            f"pictures stay as they are: ldct ingest --preset {layout.preset}, or {REPRODUCE}"
+        )
+
+
 def _card(layout: Layout) -> Card:
     evaluation = load_settings(layout.config("evaluate"), EvaluateSettings)
     settings = evaluation.restoration
@@ -115,8 +152,8 @@ def _card(layout: Layout) -> Card:
         rounding_db=ROUNDING_DB,
         settings_sha256=file_sha256(layout.config("evaluate")),
         slices_per_case=evaluation.slices_per_case,
-        texture_gate=read_json(layout.metrics(TEXTURE_GATE)),
-        kernel_pairs=read_json(layout.metrics("kernel_pairs")),
+        texture_gate=_content(layout.metrics(TEXTURE_GATE)),
+        kernel_pairs=_kernel_pairs(layout.metrics("kernel_pairs")),
         why=_note("why"),
         known=_note("known"),
     )
@@ -124,7 +161,13 @@ def _card(layout: Layout) -> Card:
 
 def _model(layout: Layout, name: str, *, held_out: str = "") -> Model:
     config, folder = layout.config(name), layout.evaluation(name)
-    scores = read_json(layout.metrics(name))
+    scores = _content(layout.metrics(name))
+    with _naming(layout.metrics(name)):
+        scores_by_dose(scores)
+    with _naming(folder / "worst.csv"):
+        lowest_gain_db = lowest_gains(_text(folder / "worst.csv"), scores)
+    with _naming(folder / "texture.csv"):
+        squares = squares_of(_text(folder / "texture.csv"), scores)
     return Model(
         name=name,
         held_out=held_out,
@@ -132,9 +175,35 @@ def _model(layout: Layout, name: str, *, held_out: str = "") -> Model:
         config_sha256=file_sha256(config),
         weights=_weights(layout, name),
         scores=scores,
-        lowest_gain_db=lowest_gains(_text(folder / "worst.csv"), scores),
-        squares=squares_of(_text(folder / "texture.csv"), scores),
+        lowest_gain_db=lowest_gain_db,
+        squares=squares,
     )
+
+
+def _content(path: Path) -> dict[str, Any] | None:
+    content = read_json(path)
+    with _naming(path):
+        return None if content is None else dict(content.items())
+
+
+def _kernel_pairs(path: Path) -> dict[str, Any] | None:
+    found = _content(path)
+    if found is not None:
+        with _naming(path):
+            str(found["text"])
+            for row in found.get("rows", []):
+                dict(zip(found["columns"], row, strict=True))
+    return found
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What a damaged file of another stage makes fail is told as damage of that file."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as damaged:
+        why = f"{type(damaged).__name__}: {damaged}"
+        raise DataError(f"{path}: damaged ({why}); run its stage again") from None
 
 
 def _settings(settings: RestorationSettings) -> Iterator[tuple[str, str]]:
@@ -206,32 +275,47 @@ def _source(listed: SourceSettings, origin: SourceOrigin, cases: list[Case]) -> 
 
 
 def _write(layout: Layout, card: Card) -> None:
+    """Make everything, then write, then remove the pictures that the page no longer shows."""
+    slices = list(_worst_slices(layout, card))
+    page = render(replace(card, pictures={one.name: one.caption for one in slices}))
+    files = {one.name: one.png for one in slices} | _gains(card)
     PICTURES.mkdir(parents=True, exist_ok=True)
-    for old in PICTURES.glob("*.png"):
-        old.unlink()
-    if panels := gain_panels(card):
-        save_curve_panels(GAIN, panels, x_label="dose [%]", columns=3)
-    page = render(replace(card, pictures=dict(_worst_slices(layout, card))))
+    for name, png in files.items():
+        write_whole(PICTURES / name, png)
     write_whole(PAGE, page.encode())
+    for old in PICTURES.glob("*.png"):
+        if old.name not in files:
+            old.unlink()
 
 
-def _worst_slices(layout: Layout, card: Card) -> Iterator[tuple[str, str]]:
-    """Copy the pictures; name and caption of each."""
+def _gains(card: Card) -> dict[str, bytes]:
+    """The plot of gains by file name; none where nothing was scored."""
+    panels = gain_panels(card)
+    if not panels:
+        return {}
+    with tempfile.TemporaryDirectory(prefix="ldct-card-") as scratch:
+        drawn = Path(scratch, GAIN.name)
+        save_curve_panels(drawn, panels, x_label="dose [%]", columns=3)
+        return {GAIN.name: drawn.read_bytes()}
+
+
+def _worst_slices(layout: Layout, card: Card) -> Iterator[Picture]:
+    """The worst slices of each dose, then those of the other sources."""
     owners = {one.name: f"{one.attribution} ({one.licence})" for one in card.sources}
     worst = worst_of_each_dose(card)
     for dose, fold in worst:
         name = f"worst_dose_{dose:g}.png"
         drawn = layout.evaluation(fold.name) / name
         if drawn.is_file():
-            write_whole(PICTURES / name, small_png(drawn.read_bytes()))
             what = f"The slices of {fold.held_out} with the lowest gain at {100 * dose:g} % dose."
-            yield name, f"{what} {_shown(card, [fold.held_out])} CT: {owners[fold.held_out]}"
+            caption = f"{what} {_shown(card, [fold.held_out])} CT: {owners[fold.held_out]}"
+            yield Picture(name, caption, small_png(drawn.read_bytes()))
     yield from _other_sources(layout, card, dict(worst), owners)
 
 
 def _other_sources(
     layout: Layout, card: Card, worst: Mapping[float, Model], owners: Mapping[str, str]
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[Picture]:
     """The worst slice of each source that is not drawn as the worst of all, at the highest promised dose."""
     dose = max((dose for dose in worst if dose <= card.promised_up_to), default=None)
     if dose is None:
@@ -245,11 +329,11 @@ def _other_sources(
     if drawn:
         name = f"others_dose_{dose:g}.png"
         sheet = first_rows([(png, min(WORST_DRAWN, fold.slices or 1)) for fold, png in drawn])
-        write_whole(PICTURES / name, small_png(sheet))
         sources = [fold.held_out for fold, _ in drawn]
         named = "; ".join(owners[source] for source in sources)
         what = f"The slice with the lowest gain at {100 * dose:g} % dose of each other source, in this order:"
-        yield name, f"{what} {', '.join(sources)}. {_shown(card, sources)} CT: {named}"
+        caption = f"{what} {', '.join(sources)}. {_shown(card, sources)} CT: {named}"
+        yield Picture(name, caption, small_png(sheet))
 
 
 def _shown(card: Card, sources: Sequence[str]) -> str:

@@ -65,8 +65,8 @@ def run(
         source: folder with DICOM files.
         target: folder for derived series, segmentations and the journal.
         denoiser: bundle of a denoiser.
-        texture: which of the shipped denoisers, where one of them is taken: true for the one that keeps the
-            noise texture; None where nobody said.
+        texture: which of the shipped denoisers, where one of them is taken: true for the one whose noise is
+            nearer to that of a normal dose; None where nobody said.
         segmenter: bundle of a segmenter. If neither is named, the registry's champions are taken, and without
             a champion the shipped denoiser.
         settings: `predict.yaml`; without it the defaults of `PredictSettings`.
@@ -128,8 +128,7 @@ def _settings(path: Path | None, given: dict[str, Any]) -> PredictSettings:
 def _bundles(denoiser: Path | None, segmenter: Path | None, texture: bool | None) -> _Bundles:
     """Those named; where none is, the champions, and for want of one the shipped denoiser.
 
-    A champion of the presets `smoke` and `demo`, which see phantoms alone, goes neither before a shipped
-    denoiser nor beside one.
+    Where a denoiser ships, a champion that saw phantoms alone, such as the demo's, does not count.
 
     Raises:
         ConfigError: `texture` is given, and another denoiser than a shipped one is taken.
@@ -139,8 +138,8 @@ def _bundles(denoiser: Path | None, segmenter: Path | None, texture: bool | None
         _check_shipped_is_meant(texture, "a network is named; leave one of the two options out")
         return _Bundles(denoiser, segmenter)
     ours = shipped("texture" if texture else "plain")
-    champion = tracking.champion("denoiser", on_phantoms=ours is None)
-    segmenter = tracking.champion("segmenter", on_phantoms=ours is None)
+    champion = tracking.champion("denoiser", phantoms_alone=ours is None)
+    segmenter = tracking.champion("segmenter", phantoms_alone=ours is None)
     if champion is not None:
         way_out = "leave the option out" if ours is None else f"to take the shipped one name {ours}"
         _check_shipped_is_meant(texture, f"the registry's champion goes first; {way_out}")

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from pipeline.bundle import Bundle, save_bundle
 from pipeline.config.labels import load_labels
-from pipeline.config.layout import EXPERIMENT, Layout
+from pipeline.config.layout import EXPERIMENT, PHANTOMS, Layout
 from pipeline.config.train import TrainSettings, load_train_settings
-from pipeline.data import data_digest
+from pipeline.data import data_digest, read_cases
 from pipeline.engine import (
     Hardware,
     Outcome,
@@ -169,7 +169,15 @@ def _write(
         higher_is_better=outcome.best_score.higher_is_better,
         convention=f"{outcome.best_score.metric}/{outcome.best_score.convention}",
         data_digest=bundle.data_digest,
+        phantoms_alone=_saw_phantoms_alone(layout, bundle),
     )
+
+
+def _saw_phantoms_alone(layout: Layout, bundle: Bundle) -> bool:
+    """Whether all cases but those of sources that were left out are of studies that `simulate` made."""
+    left_out = bundle.training.get("left_out", ())
+    sources = {case.source for case in read_cases(layout.cases)}.difference(left_out)
+    return all(source.startswith(PHANTOMS) for source in sources)
 
 
 def _save(path: Path, blank: Bundle, score: Score, tensors: Mapping[str, Tensor]) -> Bundle:

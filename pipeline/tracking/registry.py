@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _ALIAS: Final = "champion"
-_ON_PHANTOMS: Final = ("smoke-", "demo-")
-"""How the names of runs begin whose presets show what works, on phantoms alone; the better one is last."""
+_PHANTOMS_ALONE: Final = "phantoms_alone"
+"""Tag of a version; `yes` where all that it learnt from was simulated."""
 _CARD: Final = "card"
 """Folder of a model card among a run's files."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -47,15 +47,15 @@ def register_bundle(
     higher_is_better: bool,
     convention: str,
     data_digest: str,
+    phantoms_alone: bool,
 ) -> str:
     """Keep a bundle as a version of the registered model `ldct-<kind>`; the same weights make no second one.
 
     The alias `champion` goes to the first version, and from then on only to one with a better score under the
     same convention and on the same data. Scores of another convention or other data cannot be compared: the
-    champion stays, and one line says how to move the alias by hand. Only a champion of the presets `smoke`
-    and `demo`, which see phantoms alone, gives way to any model of another preset (one of `smoke` to one of
-    `demo`, too). A store that fails costs a warning: the bundle itself is safe in
-    the model's folder.
+    champion stays, and one line says how to move the alias by hand. Only a champion that saw phantoms alone
+    gives way to any model that saw more, and to any later one on other phantoms. A store that fails costs a
+    warning: the bundle itself is safe in the model's folder.
 
     Args:
         run: the run that trained it; the bundle becomes one of its files.
@@ -66,6 +66,7 @@ def register_bundle(
         higher_is_better: direction of the score.
         convention: name of the score with its convention, e.g. `psnr/redcnn`.
         data_digest: SHA-256 of the data.
+        phantoms_alone: whether all of the data was simulated.
 
     Returns:
         The version, or an empty text when tracking is off or the store failed.
@@ -78,6 +79,7 @@ def register_bundle(
         "score": repr(float(score)),
         "convention": convention,
         "data.sha256": data_digest,
+        _PHANTOMS_ALONE: "yes" if phantoms_alone else "no",
     }
     try:
         return _register(name, run.run_id, bundle, tags, higher_is_better=higher_is_better)
@@ -129,15 +131,15 @@ def describe_bundle(
         _log.warning("%s; %s is not described", failure, name)
 
 
-def champion(kind: str, *, on_phantoms: bool = True) -> Path | None:
+def champion(kind: str, *, phantoms_alone: bool = True) -> Path | None:
     """The bundle file of the champion of a kind, fetched from the server when there is one.
 
     Nobody named this model, so one line says which it is.
 
     Args:
         kind: see `register_bundle`.
-        on_phantoms: whether one of the presets `smoke` and `demo` counts; False where something better is at
-            hand.
+        phantoms_alone: whether one counts that saw phantoms alone; False where something better is at hand.
+            One line then says that it is passed over.
 
     Returns:
         None when tracking is off or there is no champion.
@@ -151,7 +153,12 @@ def champion(kind: str, *, on_phantoms: bool = True) -> Path | None:
     client = connect()
     with quiet(), tracking_errors(f"find the champion of {name}"):
         version = _champion_version(client, name)
-        if version is None or (_standing(version) < len(_ON_PHANTOMS) and not on_phantoms):
+        if version is None:
+            return None
+        if _saw_phantoms_alone(version) and not phantoms_alone:
+            _log.warning(
+                "%s: passed over, it saw phantoms alone; name its file to take it", _describe(version)
+            )
             return None
         path = _local_file(version)
     if not path.is_file():
@@ -236,9 +243,11 @@ def _deserves_alias(holder: Any | None, version: Any, *, higher_is_better: bool)
         return False
     if holder is None:
         return True
-    if _standing(holder) != _standing(version):
-        return _standing(holder) < _standing(version)
+    if _saw_phantoms_alone(holder) != _saw_phantoms_alone(version):
+        return _saw_phantoms_alone(holder)
     if any(holder.tags.get(tag) != version.tags[tag] for tag in ("convention", "data.sha256")):
+        if _saw_phantoms_alone(holder):
+            return True
         _log.warning(
             "%s: version %s stays champion: version %s was scored on other data or by another convention; "
             "to change that, move the alias '%s' in MLflow (make ui, Models)",
@@ -252,12 +261,8 @@ def _deserves_alias(holder: Any | None, version: Any, *, higher_is_better: bool)
     return score > best if higher_is_better else score < best
 
 
-def _standing(version: Any) -> int:
-    """Place of a version's preset: 0 for `smoke`, 1 for `demo`, 2 for any other."""
-    run = str(version.tags.get("run", ""))
-    return next(
-        (place for place, start in enumerate(_ON_PHANTOMS) if run.startswith(start)), len(_ON_PHANTOMS)
-    )
+def _saw_phantoms_alone(version: Any) -> bool:
+    return version.tags.get(_PHANTOMS_ALONE) == "yes"
 
 
 def _describe(version: Any) -> str:

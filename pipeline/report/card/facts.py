@@ -131,8 +131,8 @@ class Card:
 
     Attributes:
         preset: that it is of.
-        plain: the denoiser with the lowest error.
-        texture: the one that keeps the noise's texture; None where the preset has none.
+        plain: the denoiser that was trained on the error alone.
+        texture: the one whose noise is nearer to that of a normal dose; None where the preset has none.
         folds: the trainings without one source each.
         sources: that were trained on.
         dose_fractions: that are scored.
@@ -143,7 +143,8 @@ class Card:
         slices_per_case: most slices of a case that are scored.
         texture_gate: of `ldct publish`: whether the texture variant `ships`, the `broken` rules, and the
             `model_hash` of both variants; None where it was not judged.
-        kernel_pairs: `text`, and perhaps `columns` and `rows`, on scans of one acquisition with two kernels.
+        kernel_pairs: `text`, and perhaps `columns` and `rows`, on scans of one acquisition with two kernels, and the
+            `model_hash` that they were measured with.
         why: hand-written: why this network.
         known: hand-written: what is known to fail.
         pictures: caption by file name, beside the card; those of `worst_of_each_dose`.
@@ -186,6 +187,13 @@ class Card:
         if model.scores.get("settings_sha256") != self.settings_sha256:
             others.append("settings")
         return " and ".join(others)
+
+    @property
+    def are_kernel_pairs_of_other_weights(self) -> bool:
+        """Whether the kernel pairs were measured with another model than the plain denoiser."""
+        if self.kernel_pairs is None or self.plain.weights is None:
+            return False
+        return self.kernel_pairs.get("model_hash") != self.plain.weights.model_hash
 
     def command(self, stage: str, name: str) -> str:
         """What makes the part that is missing."""

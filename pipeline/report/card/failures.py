@@ -26,6 +26,7 @@ BIAS_WORTH_SAYING_HU: Final = 1.0
 EDGE_LEFT: Final = 0.9
 """Below this share of f50 an edge counts as blurred."""
 SHIFT_WORTH_SAYING_PER_MM: Final = 0.02
+UNSCORED: Final = "no low dose could be made, or its noise level not measured"
 
 
 def failures(card: Card) -> Iterator[str]:
@@ -216,8 +217,8 @@ def _blurred(card: Card) -> Iterator[str]:
 
 def _left_out(card: Card) -> Iterator[str]:
     for key, kind in (
-        ("cases_left_out", "Not scored, because no low dose could be made"),
-        ("tuning_cases_left_out", "Baselines tuned without, because no low dose could be made"),
+        ("cases_left_out", f"Not scored ({UNSCORED})"),
+        ("tuning_cases_left_out", f"Baselines tuned without ({UNSCORED})"),
     ):
         yield from _line(kind, {told(model): list(get(model.scores, key) or {}) for model in card.models})
     alone = [told(fold) for fold in card.folds if get(fold.scores, "patients") == 1]

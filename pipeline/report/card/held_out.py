@@ -42,7 +42,8 @@ def held_out(card: Card) -> Iterator[str]:
     yield promise(card)
     yield from promise_by_scan(card)
     if any(fold.by_dose for fold in card.folds):
-        yield f"![gain of each method by dose, one plot for each held-out source, beside the ceiling]({GAIN})"
+        gain = f"gain in PSNR (convention {card.conventions[0]}) of each method by dose"
+        yield f"![{gain}, one plot for each held-out source, beside the ceiling]({GAIN})"
     for name in card.conventions:
         yield f"### PSNR, SSIM and RMSE (convention `{name}`)"
         yield table(_SCORE_HEADS, list(_score_rows(card, name)))

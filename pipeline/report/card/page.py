@@ -47,7 +47,7 @@ def render(card: Card) -> str:
 
 
 def summary(card: Card) -> str:
-    """What a registry says of the model: the sentences at the top of the page."""
+    """What a registry says of the model: the sentences at the top of the page, without a link."""
     return "\n\n".join(_summary(card))
 
 
@@ -75,7 +75,7 @@ def _summary(card: Card) -> Iterator[str]:
     lines.append("Research only, chest and abdomen, not for diagnosis.")
     yield bullets(lines)
     if missing := list(_missing(card)):
-        yield f"**{NOT_MEASURED.capitalize()} yet**"
+        yield "**Missing or out of date**"
         yield bullets(missing)
 
 
@@ -96,11 +96,10 @@ def _missing(card: Card) -> Iterator[str]:
             yield f"{name} of {', '.join(lacking)}"
     if card.kernel_pairs is None:
         yield f"the head-phantom kernel pairs: no `metrics/{card.preset}/kernel_pairs.json`"
+    elif card.are_kernel_pairs_of_other_weights:
+        yield "the head-phantom kernel pairs as they are: of other weights, `python benchmarks/kernel_pairs.py`"
     if not _has_bm3d(card):
-        yield (
-            "BM3D on all slices (its package is for non-commercial use); on some: "
-            "[benchmarks](../benchmarks/README.md)"
-        )
+        yield "BM3D on all slices (its package is for non-commercial use); on some: `benchmarks/README.md`"
 
 
 def _has_bm3d(card: Card) -> bool:

@@ -22,10 +22,12 @@ GREY_TO: Final = 8
 
 
 def gain_panels(card: Card) -> list[CurvePanel]:
-    """A plot for each held-out source that was scored: gain of each method by dose, and the ceiling."""
+    """A plot for each held-out source that was scored: gain of each method by dose, and the ceiling; first convention."""
     first = card.conventions[0]
     return [
-        CurvePanel(f"{fold.held_out}, gain [dB]", _curves(fold, first)) for fold in card.folds if fold.by_dose
+        CurvePanel(f"{fold.held_out}, gain ({first}) [dB]", _curves(fold, first))
+        for fold in card.folds
+        if fold.by_dose
     ]
 
 

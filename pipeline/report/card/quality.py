@@ -226,6 +226,8 @@ def kernel_pairs(card: Card) -> Iterator[str]:
         )
         return
     yield HEAD_PHANTOM
+    if card.are_kernel_pairs_of_other_weights:
+        yield "**Measured with other weights than those of this card.**"
     yield str(found["text"])
     rows = [dict(zip(found.get("columns", []), row, strict=True)) for row in found.get("rows", [])]
     yield from _distances(rows)
