@@ -560,7 +560,7 @@ def test_kernel_pairs_of_other_weights_are_said_to_be_so(project):
     write_scores("kernel_pairs", {"text": "Told.", "model_hash": "other"})
     text = page()
     missing = text.partition("**Missing or out of date**")[2].partition("\n## ")[0]
-    assert "- the head-phantom kernel pairs as they are: of other weights, `python benchmarks/k" in missing
+    assert "- the head-phantom kernel pairs as they are: other weights, `python benchmarks/k" in missing
     assert "**Measured with other weights" in section(text, "Noise of another kind: kernel pairs")
 
 
@@ -714,11 +714,11 @@ def card_files():
         (
             LAYOUT.evaluation("denoiser_texture"),
             r"evaluation/reference/denoiser_texture: no such folder, .* docs/model_card.md and its pictures "
-            r"stay as they are: ldct evaluate denoiser_texture --preset reference, or dvc repro pipeline/w",
+            r"stay: ldct evaluate denoiser_texture --preset reference, or dvc repro pipeline/w",
         ),
         (
             LAYOUT.cases,
-            r"cases/index.csv: no such file, .* stay as they are: ldct ingest --preset reference, or dvc",
+            r"cases/index.csv: no such file, .* stay: ldct ingest --preset reference, or dvc",
         ),
     ],
 )

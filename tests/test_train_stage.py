@@ -52,6 +52,25 @@ def edit(project, name, **values):
     YAML().dump(settings, path)
 
 
+@pytest.mark.parametrize(
+    ("sources", "left_out", "phantoms_alone"),
+    [
+        (["phantom_demo"] * 4, [], True),
+        (["phantom_demo", "phantom_demo", "phantom_demo", "mayo"], [], False),
+        (["phantom_demo", "phantom_demo", "phantom_demo", "mayo"], ["mayo"], True),
+    ],
+)
+def test_the_registry_is_told_whether_a_model_saw_phantoms_alone(
+    project, monkeypatch, sources, left_out, phantoms_alone
+):
+    write_cases(project / "data" / "smoke" / "cases", sources=sources)
+    edit(project, "redcnn", leave_out=left_out)
+    told = {}
+    monkeypatch.setattr(train, "register_bundle", lambda *_, **facts: told.update(facts))
+    train.run("redcnn", "smoke")
+    assert told["phantoms_alone"] is phantoms_alone
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_every_family_leaves_a_bundle_curves_a_picture_and_no_resume_state(project, name):
     train.run(name, "smoke")

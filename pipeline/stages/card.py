@@ -121,13 +121,13 @@ def _check_complete(layout: Layout, card: Card) -> None:
     for name in scored:
         if not layout.evaluation(name).is_dir():
             raise ConfigError(
-                f"{layout.evaluation(name)}: no such folder, but {layout.metrics(name)} is there; {PAGE} and "
-                f"its pictures stay as they are: ldct evaluate {name} --preset {layout.preset}, or {REPRODUCE}"
+                f"{layout.evaluation(name)}: no such folder, but {layout.metrics(name)} is there; {PAGE} "
+                f"and its pictures stay: ldct evaluate {name} --preset {layout.preset}, or {REPRODUCE}"
             )
     if scored and not (layout.cases / INDEX).is_file():
         raise ConfigError(
             f"{layout.cases / INDEX}: no such file, but {layout.metrics(scored[0])} is there; {PAGE} and its "
-            f"pictures stay as they are: ldct ingest --preset {layout.preset}, or {REPRODUCE}"
+            f"pictures stay: ldct ingest --preset {layout.preset}, or {REPRODUCE}"
         )
 
 

@@ -262,7 +262,7 @@ def _deserves_alias(holder: Any | None, version: Any, *, higher_is_better: bool)
 
 
 def _saw_phantoms_alone(version: Any) -> bool:
-    return version.tags.get(_PHANTOMS_ALONE) == "yes"
+    return str(version.tags.get(_PHANTOMS_ALONE)) == "yes"
 
 
 def _describe(version: Any) -> str:

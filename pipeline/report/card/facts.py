@@ -143,8 +143,8 @@ class Card:
         slices_per_case: most slices of a case that are scored.
         texture_gate: of `ldct publish`: whether the texture variant `ships`, the `broken` rules, and the
             `model_hash` of both variants; None where it was not judged.
-        kernel_pairs: `text`, and perhaps `columns` and `rows`, on scans of one acquisition with two kernels, and the
-            `model_hash` that they were measured with.
+        kernel_pairs: `text`, and perhaps `columns` and `rows`, on scans of one acquisition with two kernels,
+            and the `model_hash` that they were measured with.
         why: hand-written: why this network.
         known: hand-written: what is known to fail.
         pictures: caption by file name, beside the card; those of `worst_of_each_dose`.

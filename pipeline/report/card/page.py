@@ -97,7 +97,10 @@ def _missing(card: Card) -> Iterator[str]:
     if card.kernel_pairs is None:
         yield f"the head-phantom kernel pairs: no `metrics/{card.preset}/kernel_pairs.json`"
     elif card.are_kernel_pairs_of_other_weights:
-        yield "the head-phantom kernel pairs as they are: of other weights, `python benchmarks/kernel_pairs.py`"
+        yield (
+            "the head-phantom kernel pairs as they are: other weights, `python benchmarks/kernel_pairs.py` "
+            "(takes those in the package, others with `--bundle`)"
+        )
     if not _has_bm3d(card):
         yield "BM3D on all slices (its package is for non-commercial use); on some: `benchmarks/README.md`"
 

@@ -22,7 +22,10 @@ GREY_TO: Final = 8
 
 
 def gain_panels(card: Card) -> list[CurvePanel]:
-    """A plot for each held-out source that was scored: gain of each method by dose, and the ceiling; first convention."""
+    """A plot for each held-out source that was scored: gain of each method by dose, and the ceiling.
+
+    Gains are of the first convention.
+    """
     first = card.conventions[0]
     return [
         CurvePanel(f"{fold.held_out}, gain ({first}) [dB]", _curves(fold, first))
