@@ -45,7 +45,7 @@ from pipeline.stages.evaluation.context import Slice, denoiser_of
 from pipeline.stages.evaluation.restoration.low_doses import Scan, scans_of
 
 SHARES = (1.5, 2.0, 2.5, 3.0)
-"""Of the series' noise level: what BM3D is told. Made for white noise, on CT it is best at 1.5 to 2."""
+"""Of the series' noise level: what BM3D is told. Made for white noise, on CT it is best at 2 to 3."""
 TUNING_CASES = 3
 CONVENTIONS = ("redcnn", "full")
 """The first decides the tuning."""
