@@ -27,10 +27,10 @@ def case(case_id, source="", normal_hu=0):
 
 
 def scan(case_id):
-    """Of a case of 0 HU whose low dose is its dose in HU everywhere; its noise level is 10 HU."""
+    """Of a case of 0 HU, with 5 HU more than its dose in % at a low dose; its noise level is 10 HU."""
     return SimpleNamespace(
         case=case(case_id),
-        low_dose=lambda _, dose, __: np.full((8, 8), 100 * dose, np.float32),
+        low_dose=lambda _, dose, __: np.full((8, 8), 5 + 100 * dose, np.float32),
         noise_sd_hu=lambda _: 10.0,
     )
 
@@ -54,5 +54,5 @@ def test_the_best_share_is_chosen_at_each_dose_and_no_trial_runs_twice(script, m
     for _ in range(2):
         trials.run([(place, share) for place in places for share in script.SHARES], "twice")
     assert told == 2 * [10 * share for share in script.SHARES]
-    # 25 HU less 25 HU and 10 HU less 10 HU: nothing is left.
-    assert script.chosen_shares(places, trials) == {0.25: 2.5, 0.1: 1.0}
+    # 30 HU less 30 HU and 15 HU less 15 HU: nothing is left.
+    assert script.chosen_shares(places, trials) == {0.25: 3.0, 0.1: 1.5}

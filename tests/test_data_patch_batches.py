@@ -179,7 +179,7 @@ def test_noise_that_cannot_be_measured_names_the_case(tmp_path):
     cases = write_cases(tmp_path, side=48, slices=1, roles=("train",))
     write_volume(cases[0].folder / "low_dose.nii", np.full((1, 48, 48), -1000), np.eye(4), np.int16)
     with pytest.raises(
-        DataError, match=r"case case0: too little soft tissue .* model.arguments.noise_map: false"
+        DataError, match=r"case case0: too little soft tissue .* do without what is told the level"
     ):
         PatchBatches(cases, **PLAIN, noise_levels=True)
     with pytest.raises(ValueError, match="with_low_dose is False"):
