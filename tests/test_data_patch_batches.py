@@ -155,7 +155,9 @@ def test_loading_processes_open_the_files_themselves(cases, monkeypatch):
     batches = PatchBatches(cases, **PLAIN, neighbours=1)
     assert_same(made(pickle.loads(pickle.dumps(batches)), Part(3)), made(batches, Part(3)))  # noqa: S301
     parts = [Part(step) for step in range(3)]
-    loaded = list(DataLoader(batches, sampler=parts, batch_size=None, num_workers=1))
+    loaded = list(
+        DataLoader(batches, sampler=parts, batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    )
     assert all(
         torch.equal(batch["windows"], batches[part]["windows"])
         for batch, part in zip(loaded, parts, strict=True)

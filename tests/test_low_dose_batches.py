@@ -140,7 +140,9 @@ def test_workers_make_the_same_batches_and_carry_no_statistics(cases):
     assert len(pickle.dumps(batches)) < fresh + 1000
     copy = pickle.loads(pickle.dumps(batches))  # noqa: S301 (just dumped)
     assert torch.equal(made(copy, Part(0))["low_dose"], drawn["low_dose"])
-    (loaded,) = DataLoader(batches, sampler=[Part(0)], batch_size=None, num_workers=1)
+    (loaded,) = DataLoader(
+        batches, sampler=[Part(0)], batch_size=None, num_workers=1, multiprocessing_context="spawn"
+    )
     again = batches.on_device(loaded, Part(0), generator=torch.Generator().manual_seed(0))
     assert torch.equal(again["low_dose"], drawn["low_dose"])
 

@@ -31,7 +31,10 @@ def test_sample_i_is_the_same_whatever_the_order_and_the_number_of_workers(cases
     def batches(workers, indices):
         moved = generative_slices(shift_pixels=2, scale=0.1)
         samples = CentredSlices(cases, moved, image_size=16, field_of_view_mm=96, seed=7)
-        return list(DataLoader(samples, batch_sampler=indices, num_workers=workers))
+        context = "spawn" if workers else None
+        return list(
+            DataLoader(samples, batch_sampler=indices, num_workers=workers, multiprocessing_context=context)
+        )
 
     straight = batches(0, [[0, 1], [2, 3], [4, 5]])
     resumed = batches(0, [[4, 5]])
