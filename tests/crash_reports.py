@@ -3,11 +3,14 @@
 Python's `faulthandler` writes each thread's stack and then hundreds of names of extension modules, of which a
 log that is cut at the front keeps only the latter.
 pytest-timeout's stacks are lost with the process that it ends.
+A process that a signal from elsewhere ends leaves no stack; how it ended then says the most.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import signal
+import subprocess
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
@@ -17,6 +20,7 @@ import pytest
 
 RUNNERS = ("_pytest", "pluggy", "execnet", "xdist")
 LINES = 60
+UNTIL_ENDED_S = 30
 BEFORE_THE_LIMIT_S = 5
 _REPORTS = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 _REPORT = pytest.StashKey[IO[str]]()
@@ -32,6 +36,24 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_configure_node(node: Any) -> None:
     """Tell a test process where its report goes."""
     node.workerinput["crash_report"] = str(Path(node.config.stash[_REPORTS].name) / node.gateway.id)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Of a test process that was lost: how it ended, at the head of its report."""
+    if error is None:
+        return
+    report = Path(node.workerinput["crash_report"])
+    stacks = report.read_text(encoding="utf-8", errors="replace")
+    report.write_text(f"{_ending(node.gateway._io.popen)}\n{stacks}", encoding="utf-8")
+
+
+def _ending(process: subprocess.Popen[bytes]) -> str:
+    try:
+        status = process.wait(UNTIL_ENDED_S)
+    except subprocess.TimeoutExpired:
+        return f"it did not end within {UNTIL_ENDED_S} s of losing its connection"
+    return f"ended by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

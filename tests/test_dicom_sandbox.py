@@ -364,9 +364,11 @@ def test_a_forked_process_gets_a_pool_of_its_own():
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # on forking beside threads
         child = os.fork()
     if child == 0:
-        os.write(write_end, str(sandbox().submit(os.getpid).result()).encode())
-        sandbox().close()
-        os._exit(0)
+        try:
+            os.write(write_end, str(sandbox().submit(os.getpid).result()).encode())
+            sandbox().close()
+        finally:
+            os._exit(0)  # an error must not go on as a second test process
     os.close(write_end)
     with os.fdopen(read_end) as pipe:
         theirs = int(pipe.read())
