@@ -45,7 +45,7 @@ from pipeline.data import read_cases
 from pipeline.data.patches import spread_slices
 from pipeline.export import installed, network_inputs, openvino_module, openvino_version, phantom_inputs
 from pipeline.hu import WATER_CENTRED, HUScale
-from pipeline.inference.memory import keep_freed_memory
+from pipeline.inference.restoration.memory import keep_freed_memory
 from pipeline.models import build_model
 from pipeline.models.apply import neighbours_of, takes_noise_map
 from pipeline.simulate import make_phantom

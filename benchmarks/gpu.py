@@ -40,9 +40,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.bundle import Bundle, load_bundle
-from pipeline.inference.engines import choose_engine
-from pipeline.inference.memory import keep_freed_memory
-from pipeline.inference.networks import Network, Volume, denoise
+from pipeline.inference.restoration.engines import choose_engine
+from pipeline.inference.restoration.memory import keep_freed_memory
+from pipeline.inference.restoration.networks import Network, Volume, denoise
 from pipeline.models.apply import network_input, restore_hu, with_neighbours
 from pipeline.models.precision import ieee_float32
 from pipeline.simulate import make_phantom

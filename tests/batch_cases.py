@@ -7,9 +7,9 @@ import torch
 from pipeline.bundle import Bundle
 from pipeline.hu import WATER_CENTRED, HUWindow
 from pipeline.inference.folder import check_folders, run_folder
-from pipeline.inference.networks import Network
-from pipeline.inference.pseudonyms import Pseudonyms
-from pipeline.inference.restoration import Restoration
+from pipeline.inference.output.pseudonyms import Pseudonyms
+from pipeline.inference.restoration.networks import Network
+from pipeline.inference.restoration.treatment import Restoration
 from pipeline.models import build_model
 from tests.predict_cases import LABELS, NOW, Silent
 

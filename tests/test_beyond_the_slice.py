@@ -12,8 +12,8 @@ from torch import nn
 from pipeline.dicom import discover, read_series
 from pipeline.errors import BundleError
 from pipeline.hu import AIR_HU
-from pipeline.inference.networks import Network, denoise
-from pipeline.inference.restoration import Restoration
+from pipeline.inference.restoration.networks import Network, denoise
+from pipeline.inference.restoration.treatment import Restoration
 from pipeline.inference.stream import read_chunks
 from pipeline.inference.survey import survey_series
 from pipeline.inference.treatment import Stopwatch

@@ -17,10 +17,10 @@ from torch import nn
 
 from pipeline.errors import ConfigError
 from pipeline.export import installed, openvino
-from pipeline.inference import engines
-from pipeline.inference.engines import choose_engine, in_openvino
-from pipeline.inference.networks import Network, denoise
-from pipeline.inference.restoration import Restoration
+from pipeline.inference.restoration import engines
+from pipeline.inference.restoration.engines import choose_engine, in_openvino
+from pipeline.inference.restoration.networks import Network, denoise
+from pipeline.inference.restoration.treatment import Restoration
 from pipeline.models.precision import preferred_precision
 from tests.batch_cases import bundle_of
 from tests.tiny_bundles import denoiser_bundle

@@ -14,10 +14,10 @@ from pipeline.data import Case
 from pipeline.data.fingerprint import CaseStatistics, count_hu, describe
 from pipeline.dicom import SeriesEntry, discover
 from pipeline.hu import AIR_HU
-from pipeline.inference import familiarity
-from pipeline.inference.body import cross_section_cm2, skull_share
-from pipeline.inference.facts import SeriesFacts, facts_of
-from pipeline.inference.familiarity import BOTH_DOSES, MANY_KERNELS
+from pipeline.inference.restoration import familiarity
+from pipeline.inference.restoration.body import cross_section_cm2, skull_share
+from pipeline.inference.restoration.facts import SeriesFacts, facts_of
+from pipeline.inference.restoration.familiarity import BOTH_DOSES, MANY_KERNELS
 from pipeline.inference.survey import survey_series
 from pipeline.metrics.noise import global_noise_sd_hu
 from pipeline.simulate.phantom import make_phantom

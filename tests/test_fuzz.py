@@ -25,7 +25,7 @@ from pipeline.dicom import (
     reads_back,
 )
 from pipeline.inference.folder import run_folder
-from pipeline.inference.pseudonyms import Pseudonyms
+from pipeline.inference.output.pseudonyms import Pseudonyms
 from pipeline.inference.treatment import Measured
 from tests.dicom_factory import make_slice, save
 from tests.fuzz_cases import MUTATIONS, bases, damaged

@@ -14,13 +14,13 @@ import torch
 from pipeline.dicom import DerivedSeriesWriter, Verdict, discover, read_series
 from pipeline.errors import DataError
 from pipeline.hu import AIR_HU
-from pipeline.inference import staging
 from pipeline.inference.folder import run_folder
-from pipeline.inference.locks import series_lock, target_lock
-from pipeline.inference.networks import Network, denoise, segment
 from pipeline.inference.outcomes import Outcome, exit_code, plan_series
-from pipeline.inference.pseudonyms import Pseudonyms, load_secret
-from pipeline.inference.restoration import Restoration
+from pipeline.inference.output import staging
+from pipeline.inference.output.locks import series_lock, target_lock
+from pipeline.inference.output.pseudonyms import Pseudonyms, load_secret
+from pipeline.inference.restoration.networks import Network, denoise, segment
+from pipeline.inference.restoration.treatment import Restoration
 from pipeline.inference.treatment import UnfitSeriesError
 from pipeline.metrics.noise import global_noise_sd_hu
 from tests.batch_cases import (

@@ -11,11 +11,11 @@ import pytest
 
 import pipeline.inference
 from pipeline.dicom.verdicts import Code, Verdict
-from pipeline.inference import journal
-from pipeline.inference.journal import Marker, Output, SeriesRecord, read_record, write_json
-from pipeline.inference.locks import target_lock
-from pipeline.inference.reasons import MEANINGS
-from pipeline.inference.views import rebuild_views
+from pipeline.inference.output import journal
+from pipeline.inference.output.journal import Marker, Output, SeriesRecord, read_record, write_json
+from pipeline.inference.output.locks import target_lock
+from pipeline.inference.output.reasons import MEANINGS
+from pipeline.inference.output.views import rebuild_views
 from tests.batch_cases import run
 from tests.predict_cases import NOW, PATIENT, Copying, write_source
 
@@ -169,7 +169,7 @@ def _no_space(_):
 
 def test_every_reason_code_has_a_meaning():
     constants = re.compile(r'^([A-Z]+(?:_[A-Z]+)*)(?:: Final)? = "\1"$', re.MULTILINE)
-    modules = Path(pipeline.inference.__file__).parent.glob("*.py")
+    modules = Path(pipeline.inference.__file__).parent.rglob("*.py")
     of_runs = {name for module in modules for name in constants.findall(module.read_text())}
     assert {"DISK_FULL", "NOTHING_SEGMENTED", "FIELD_TOO_WIDE"} <= of_runs
     assert {str(code) for code in Code} | of_runs == set(MEANINGS)

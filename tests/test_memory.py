@@ -9,7 +9,7 @@ import pytest
 COUNT = """
 import resource
 import numpy as np
-from pipeline.inference.memory import keep_freed_memory
+from pipeline.inference.restoration.memory import keep_freed_memory
 
 if {keep}:
     keep_freed_memory()

@@ -13,7 +13,7 @@ import pytest
 import SimpleITK
 
 from pipeline.dicom import Geometry, discover, read_slices
-from pipeline.inference.nifti import NIFTI_TOO_LONG, NiftiWriter, hu_dtype
+from pipeline.inference.restoration.nifti import NIFTI_TOO_LONG, NiftiWriter, hu_dtype
 from pipeline.inference.treatment import UnfitSeriesError
 from tests.dicom_factory import HEAD_FIRST_GRID, write_phantom
 
@@ -137,7 +137,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from pipeline.inference.nifti import NiftiWriter
+from pipeline.inference.restoration.nifti import NiftiWriter
 from tests.dicom_factory import HEAD_FIRST_GRID
 writer = NiftiWriter(Path(sys.argv[1]) / "v.nii", HEAD_FIRST_GRID, dtype=np.int16)
 for index in range(HEAD_FIRST_GRID.shape[0]):
@@ -149,7 +149,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from pipeline.inference.nifti import NiftiWriter
+from pipeline.inference.restoration.nifti import NiftiWriter
 from tests.dicom_factory import HEAD_FIRST_GRID
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
 try:

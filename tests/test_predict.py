@@ -26,9 +26,12 @@ from pipeline.config.predict import PredictSettings
 from pipeline.dicom import discover, read_series
 from pipeline.errors import BundleError, ConfigError, DataError
 from pipeline.hu import AIR_HU, RED_CNN_PAPER
-from pipeline.inference import engines, familiarity, fitness, networks, nifti, outcomes, restoration, restorer
-from pipeline.inference.networks import TILE_PIXELS, Network
-from pipeline.inference.pseudonyms import secret_path
+from pipeline.inference import outcomes
+from pipeline.inference.output import journal
+from pipeline.inference.output.pseudonyms import secret_path
+from pipeline.inference.restoration import engines, familiarity, fitness, networks, nifti, restorer
+from pipeline.inference.restoration import treatment as restoration
+from pipeline.inference.restoration.networks import TILE_PIXELS, Network
 from pipeline.models import build_model
 from pipeline.stages import predict
 from pipeline.weights import VARIANTS
@@ -647,7 +650,7 @@ def test_a_setting_that_cannot_be_used_is_one_line(tmp_path, denoiser, ldct, lin
 def test_the_documentation_lists_every_code_that_a_run_adds(pytestconfig):
     text = (pytestconfig.rootpath / "docs" / "predict.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^\| `([A-Z_]+)` \|", text, re.MULTILINE))
-    modules = (familiarity, fitness, networks, nifti, outcomes, restoration, restorer)
+    modules = (familiarity, fitness, journal, networks, nifti, outcomes, restoration, restorer)
     named = {
         value
         for module in modules

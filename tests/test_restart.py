@@ -21,10 +21,11 @@ import pydicom
 import pytest
 
 from pipeline.errors import DataError
-from pipeline.inference import series_run, views
-from pipeline.inference.journal import MARKER, open_target
-from pipeline.inference.locks import series_lock, target_lock
+from pipeline.inference import series_run
 from pipeline.inference.outcomes import exit_code
+from pipeline.inference.output import views
+from pipeline.inference.output.journal import MARKER, open_target
+from pipeline.inference.output.locks import series_lock, target_lock
 from pipeline.inference.terminal import Terminal
 from pipeline.inference.treatment import UnfitSeriesError
 from tests import restart_runs

@@ -22,9 +22,10 @@ from torch import nn
 
 from pipeline.dicom import discover, read_series, write_derived_series
 from pipeline.errors import ConfigError, DataError
-from pipeline.inference import restorer, results, stream, survey
-from pipeline.inference.networks import Network, denoise, segment
-from pipeline.inference.restoration import Restoration
+from pipeline.inference import stream, survey
+from pipeline.inference.restoration import restorer, results
+from pipeline.inference.restoration.networks import Network, denoise, segment
+from pipeline.inference.restoration.treatment import Restoration
 from pipeline.inference.stream import Behind, read_chunks
 from pipeline.inference.survey import survey_series
 from pipeline.inference.treatment import Stopwatch, UnfitSeriesError

@@ -11,7 +11,9 @@ import pytest
 
 from pipeline.dicom import DerivedSeriesWriter, Geometry, discover, read_series, write_ct_series
 from pipeline.errors import ConfigError, DataError
-from pipeline.inference import low_dose, pairs, partners, read_back
+from pipeline.inference import read_back
+from pipeline.inference.low_dose import pairs, partners
+from pipeline.inference.low_dose import treatment as low_dose
 from pipeline.manifest import folder_sha256, read_manifest, read_split
 from pipeline.stages import dose
 

@@ -19,7 +19,7 @@ import pytest
 
 from pipeline import tracking
 from pipeline.errors import DataError, TrackingError
-from pipeline.inference.pseudonyms import secret_path
+from pipeline.inference.output.pseudonyms import secret_path
 from pipeline.tracking import registry
 from pipeline.tracking.store import connect, store_name
 

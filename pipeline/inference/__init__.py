@@ -1,1 +1,1 @@
-"""Trained networks applied to folders of DICOM series."""
+"""Treatments of folders of DICOM series: nothing lost, nothing half-written, restartable."""

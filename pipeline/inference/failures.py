@@ -10,7 +10,6 @@ from typing import Final
 
 from pipeline.dicom import SeriesError, Verdict
 from pipeline.errors import PipelineError
-from pipeline.inference.journal import cannot_write
 from pipeline.inference.outcomes import (
     DISK_FULL,
     NOT_WRITABLE,
@@ -18,8 +17,9 @@ from pipeline.inference.outcomes import (
     SOURCE_VANISHED,
     UNEXPECTED_ERROR,
 )
+from pipeline.inference.output.journal import cannot_write
+from pipeline.inference.output.staging import check_there, probe
 from pipeline.inference.source_files import SourceFiles
-from pipeline.inference.staging import check_there, probe
 from pipeline.inference.treatment import UnfitSeriesError
 
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})

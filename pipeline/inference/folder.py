@@ -12,8 +12,6 @@ from typing import Protocol
 
 from pipeline.dicom import Discovery, Verdict, check_is_folder, discover
 from pipeline.errors import DataError
-from pipeline.inference.journal import STAGING, Marker, cannot_write, open_target
-from pipeline.inference.locks import target_lock
 from pipeline.inference.outcomes import (
     FINISHED,
     VIEWS_NOT_WRITTEN,
@@ -22,11 +20,13 @@ from pipeline.inference.outcomes import (
     plan_series,
     stray_file,
 )
-from pipeline.inference.pseudonyms import Pseudonyms
+from pipeline.inference.output.journal import STAGING, Marker, cannot_write, open_target
+from pipeline.inference.output.locks import target_lock
+from pipeline.inference.output.pseudonyms import Pseudonyms
+from pipeline.inference.output.staging import check_there, clear_staging, probe
+from pipeline.inference.output.views import rebuild_views
 from pipeline.inference.series_run import SeriesRun
-from pipeline.inference.staging import check_there, clear_staging, probe
 from pipeline.inference.treatment import Treatment
-from pipeline.inference.views import rebuild_views
 from pipeline.inference.workers import carry_out_all
 
 

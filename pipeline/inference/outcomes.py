@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from pipeline.dicom import Finding, Geometry, SeriesEntry, Task, Verdict
-from pipeline.inference.journal import Json
-from pipeline.inference.pseudonyms import Pseudonyms
+from pipeline.inference.output.journal import Json
+from pipeline.inference.output.pseudonyms import Pseudonyms
 from pipeline.inference.source_files import SourceFiles
 from pipeline.inference.treatment import Treatment
 
@@ -24,8 +24,6 @@ SOURCE_VANISHED: Final = "SOURCE_VANISHED"
 """Reason code of a series with a file that was there when the run began."""
 SOURCE_CHANGED: Final = "SOURCE_CHANGED"
 """Reason code of a series with a file that was another when the run began."""
-OUTPUT_MISSING: Final = "OUTPUT_MISSING"
-"""Reason code of a finished series whose files are gone, or of another size."""
 EARLIER_RESULT: Final = "EARLIER_RESULT"
 """Reason code of a failed series of which the result of an earlier run is kept."""
 VIEWS_NOT_WRITTEN: Final = "VIEWS_NOT_WRITTEN"

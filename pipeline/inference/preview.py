@@ -12,7 +12,6 @@ import numpy.typing as npt
 from pipeline.dicom import SegmentLabel
 from pipeline.figures import Panel, save_panels
 from pipeline.hu import HUWindow, display_window
-from pipeline.inference.networks import LabelMap, Volume
 
 DIFFERENCE = HUWindow(low=-30.0, high=30.0)
 _DIFFERENCE_PERCENTILE = 99.0
@@ -28,9 +27,9 @@ class Shown:
         label_map: (rows, columns), if there is a segmentation.
     """
 
-    source_hu: Volume
-    denoised_hu: Volume | None = None
-    label_map: LabelMap | None = None
+    source_hu: npt.NDArray[np.float32]
+    denoised_hu: npt.NDArray[np.float32] | None = None
+    label_map: npt.NDArray[np.uint8] | None = None
 
 
 def save_preview(path: Path, shown: Shown, labels: Sequence[SegmentLabel], body_part: str | None) -> None:

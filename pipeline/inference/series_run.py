@@ -9,14 +9,13 @@ from pathlib import Path
 
 from pipeline.dicom import Verdict
 from pipeline.errors import DataError
-from pipeline.inference.checksums import sha256_of_files
 from pipeline.inference.failures import judge_failure
-from pipeline.inference.journal import RECORD, SeriesRecord, read_record, write_json
-from pipeline.inference.locks import series_lock
 from pipeline.inference.outcomes import EARLIER_RESULT, FINISHED, Outcome, Plan
-from pipeline.inference.pseudonyms import Pseudonyms
-from pipeline.inference.source_files import SourceFiles
-from pipeline.inference.staging import (
+from pipeline.inference.output.checksums import sha256_of_files
+from pipeline.inference.output.journal import RECORD, SeriesRecord, read_record, write_json
+from pipeline.inference.output.locks import series_lock
+from pipeline.inference.output.pseudonyms import Pseudonyms
+from pipeline.inference.output.staging import (
     check_there,
     has_result,
     publish,
@@ -24,6 +23,7 @@ from pipeline.inference.staging import (
     staging_folder,
     withdraw,
 )
+from pipeline.inference.source_files import SourceFiles
 from pipeline.inference.treatment import OnSlices, Stopwatch, Treatment, UnfitSeriesError
 
 

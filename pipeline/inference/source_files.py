@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Self
 
 from pipeline.dicom import SeriesEntry
-from pipeline.inference.checksums import sha256_of_files
-from pipeline.inference.pseudonyms import Pseudonyms
+from pipeline.inference.output.checksums import sha256_of_files
+from pipeline.inference.output.pseudonyms import Pseudonyms
 
 State = tuple[int, int] | None
 """Size in bytes and modification time in ns; None: gone, or in a folder that cannot be read."""

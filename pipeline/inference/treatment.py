@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from pipeline.dicom import Geometry, SeriesEntry, Task
 from pipeline.errors import DataError
-from pipeline.inference.journal import SeriesRecord
+from pipeline.inference.output.journal import SeriesRecord
 
 OnSlices = Callable[[int], None]
 """Told the number of slices that are through."""

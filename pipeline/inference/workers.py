@@ -22,8 +22,8 @@ import torch
 
 from pipeline.dicom import Verdict
 from pipeline.errors import DataError
-from pipeline.inference.locks import is_held
 from pipeline.inference.outcomes import UNEXPECTED_ERROR, Outcome, Plan
+from pipeline.inference.output.locks import is_held
 from pipeline.inference.series_run import SeriesRun
 from pipeline.inference.treatment import OnSlices
 

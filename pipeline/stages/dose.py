@@ -14,12 +14,12 @@ from pipeline.config.clock import fixed_clock
 from pipeline.dose.texture import parse_kernel
 from pipeline.errors import ConfigError, DataError
 from pipeline.inference.folder import check_folders, run_folder
-from pipeline.inference.journal import finished
-from pipeline.inference.low_dose import LowDose
-from pipeline.inference.method import BowtieChoice, FluxChoice, GeometryChoice, Method
+from pipeline.inference.low_dose.method import BowtieChoice, FluxChoice, GeometryChoice, Method
+from pipeline.inference.low_dose.pairs import MANIFEST, SPLIT, dose_folder
+from pipeline.inference.low_dose.treatment import LowDose
 from pipeline.inference.outcomes import FINISHED, exit_code
-from pipeline.inference.pairs import MANIFEST, SPLIT, dose_folder
-from pipeline.inference.pseudonyms import Pseudonyms, load_secret, secret_path
+from pipeline.inference.output.journal import finished
+from pipeline.inference.output.pseudonyms import Pseudonyms, load_secret, secret_path
 from pipeline.inference.terminal import Terminal
 from pipeline.models.precision import preferred_device
 

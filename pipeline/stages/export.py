@@ -17,7 +17,7 @@ from pipeline.dicom import SeriesEntry, Task, Verdict, check_is_folder, discover
 from pipeline.errors import ConfigError, DataError
 from pipeline.export import export_onnx, export_openvino, network_inputs, phantom_inputs
 from pipeline.hu import HUScale
-from pipeline.inference.engines import Precision
+from pipeline.inference.restoration.engines import Precision
 from pipeline.metrics.noise import global_noise_sd_hu
 from pipeline.models.apply import neighbours_of, takes_noise_map
 

@@ -23,7 +23,7 @@ from pipeline.data.archives import (
     scan_archive,
 )
 from pipeline.errors import DataError
-from pipeline.inference.pseudonyms import Pseudonyms, load_secret, secret_path
+from pipeline.inference.output.pseudonyms import Pseudonyms, load_secret, secret_path
 from pipeline.manifest import ManifestCase, write_manifest, write_split
 
 _DONE: Final = 0

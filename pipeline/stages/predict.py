@@ -16,13 +16,13 @@ from pipeline.config import load_settings
 from pipeline.config.clock import fixed_clock
 from pipeline.config.predict import PredictSettings
 from pipeline.errors import BundleError, ConfigError
-from pipeline.inference.engines import choose_engine
 from pipeline.inference.folder import check_folders, run_folder
-from pipeline.inference.memory import keep_freed_memory
-from pipeline.inference.networks import Network
 from pipeline.inference.outcomes import exit_code
-from pipeline.inference.pseudonyms import Pseudonyms, load_secret, secret_path
-from pipeline.inference.restoration import Restoration
+from pipeline.inference.output.pseudonyms import Pseudonyms, load_secret, secret_path
+from pipeline.inference.restoration.engines import choose_engine
+from pipeline.inference.restoration.memory import keep_freed_memory
+from pipeline.inference.restoration.networks import Network
+from pipeline.inference.restoration.treatment import Restoration
 from pipeline.inference.terminal import Terminal
 from pipeline.models.precision import preferred_device
 from pipeline.weights import VARIANTS, Variant, shipped

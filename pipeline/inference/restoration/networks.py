@@ -15,7 +15,7 @@ from pipeline.bundle import Bundle
 from pipeline.dicom import SegmentLabel
 from pipeline.errors import BundleError, ConfigError
 from pipeline.hu import AIR_HU
-from pipeline.inference.engines import Engine, Precision, engine_in_words, in_openvino
+from pipeline.inference.restoration.engines import Engine, Precision, engine_in_words, in_openvino
 from pipeline.inference.treatment import UnfitSeriesError
 from pipeline.models.apply import (
     class_logits,

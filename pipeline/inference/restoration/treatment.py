@@ -10,13 +10,19 @@ from typing import Any, Final, Literal
 
 from pipeline import __version__
 from pipeline.dicom import Derivation, Geometry, SeriesEntry, Task
-from pipeline.inference.facts import facts_of
-from pipeline.inference.familiarity import BOTH_DOSES, FACT_CODES, LOW_DOSE, Unfamiliar, unfamiliar
-from pipeline.inference.fitness import check_matrix, check_neighbours, check_noise
-from pipeline.inference.journal import PREVIEW, SeriesRecord
-from pipeline.inference.networks import Network
+from pipeline.inference.output.journal import PREVIEW, SeriesRecord
 from pipeline.inference.preview import Shown, save_preview
-from pipeline.inference.restorer import Applied, Restored, SeriesRestorer
+from pipeline.inference.restoration.facts import facts_of
+from pipeline.inference.restoration.familiarity import (
+    BOTH_DOSES,
+    FACT_CODES,
+    LOW_DOSE,
+    Unfamiliar,
+    unfamiliar,
+)
+from pipeline.inference.restoration.fitness import check_matrix, check_neighbours, check_noise
+from pipeline.inference.restoration.networks import Network
+from pipeline.inference.restoration.restorer import Applied, Restored, SeriesRestorer
 from pipeline.inference.survey import Survey, survey_series
 from pipeline.inference.treatment import Measured, OnSlices, Stopwatch, UnfitSeriesError
 from pipeline.inference.untouched import link_files

@@ -1,4 +1,4 @@
-"""Simulated lower doses as a treatment: each series gets a derived partner per dose."""
+"""The treatment: each series gets a derived partner per dose."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 from pipeline import __version__
 from pipeline.dicom import CTSlice, Geometry, SeriesEntry, Task
 from pipeline.dose.field_of_view import field_of_view
-from pipeline.inference.journal import SeriesRecord
-from pipeline.inference.method import Method
-from pipeline.inference.pairs import Simulated, write_pairs
-from pipeline.inference.partners import PartnerWriter
-from pipeline.inference.pseudonyms import Pseudonyms
-from pipeline.inference.scan_model import model_scan
+from pipeline.inference.low_dose.method import Method
+from pipeline.inference.low_dose.pairs import Simulated, write_pairs
+from pipeline.inference.low_dose.partners import PartnerWriter
+from pipeline.inference.low_dose.scan_model import model_scan
+from pipeline.inference.output.journal import SeriesRecord
+from pipeline.inference.output.pseudonyms import Pseudonyms
 from pipeline.inference.survey import Visible, survey_series
 from pipeline.inference.treatment import Measured, OnSlices, Stopwatch
 

@@ -18,18 +18,18 @@ from pipeline.dicom import CTSlice, DerivedSeriesWriter, SeriesEntry, read_slice
 from pipeline.dose.field_of_view import field_of_view
 from pipeline.dose.insertion import insert_noise
 from pipeline.hu import body_region
-from pipeline.inference.journal import PREVIEW
-from pipeline.inference.method import Method
-from pipeline.inference.pairs import (
+from pipeline.inference.low_dose.method import Method
+from pipeline.inference.low_dose.pairs import (
     NORMAL_DOSE,
     Simulated,
     SimulatedDose,
     dose_folder,
 )
+from pipeline.inference.low_dose.scan_model import ScanModel
+from pipeline.inference.output.journal import PREVIEW
+from pipeline.inference.output.pseudonyms import Pseudonyms
 from pipeline.inference.preview import save_dose_preview
-from pipeline.inference.pseudonyms import Pseudonyms
 from pipeline.inference.read_back import check_slice
-from pipeline.inference.scan_model import ScanModel
 from pipeline.inference.survey import Survey
 from pipeline.inference.treatment import Measured, Stopwatch
 from pipeline.inference.untouched import link_files

@@ -12,8 +12,8 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.dicom import Verdict
-from pipeline.inference.journal import PREVIEW, Json, Marker
-from pipeline.inference.reasons import MEANINGS
+from pipeline.inference.output.journal import PREVIEW, Json, Marker
+from pipeline.inference.output.reasons import MEANINGS
 
 _UNFAMILIAR: Final = ("UNFAMILIAR", "UNFAMILIAR_PASSED")
 _BAD_NEWS_FIRST: Final = (

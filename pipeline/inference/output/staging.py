@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from pipeline.inference.checksums import sha256_of_files, sync_files
-from pipeline.inference.journal import MARKER, STAGING, Output, read_record
-from pipeline.inference.locks import series_lock, target_lock
+from pipeline.inference.output.checksums import sha256_of_files, sync_files
+from pipeline.inference.output.journal import MARKER, STAGING, Output, read_record
+from pipeline.inference.output.locks import series_lock, target_lock
 
 _REPLACED: Final = ".replaced"
 _WITHDRAWN: Final = ".withdrawn"

@@ -17,7 +17,7 @@ from pipeline.dose.regions import Regions
 from pipeline.dose.texture import KernelFit
 from pipeline.errors import DataError
 from pipeline.hu import body_region
-from pipeline.inference.method import Method
+from pipeline.inference.low_dose.method import Method
 from pipeline.inference.survey import Survey
 from pipeline.inference.treatment import UnfitSeriesError
 from pipeline.projector import Beam

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from pipeline.dicom.reconstruction import reduced_noise
 from pipeline.hu import body_region
-from pipeline.inference.body import cross_section_cm2, skull_share
-from pipeline.inference.facts import SeriesFacts
+from pipeline.inference.restoration.body import cross_section_cm2, skull_share
+from pipeline.inference.restoration.facts import SeriesFacts
 from pipeline.inference.survey import METAL_HU
 
 UNFAMILIAR_HU: Final = "UNFAMILIAR_HU"

@@ -9,10 +9,17 @@ from datetime import datetime
 from pathlib import Path
 
 from pipeline.dicom import Derivation, Geometry, SeriesEntry
-from pipeline.inference.journal import PREVIEW
-from pipeline.inference.networks import LabelMap, Network, Volume, denoise, segment, segment_labels
+from pipeline.inference.output.journal import PREVIEW
 from pipeline.inference.preview import save_preview
-from pipeline.inference.results import DenoisedSeries, KeptSlices, SegmentedSeries
+from pipeline.inference.restoration.networks import (
+    LabelMap,
+    Network,
+    Volume,
+    denoise,
+    segment,
+    segment_labels,
+)
+from pipeline.inference.restoration.results import DenoisedSeries, KeptSlices, SegmentedSeries
 from pipeline.inference.stream import Behind, Chunk, read_chunks
 from pipeline.inference.survey import Survey
 from pipeline.inference.treatment import OnSlices, Stopwatch

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.dicom import Verdict
-from pipeline.inference.journal import Json, SeriesRecord
+from pipeline.inference.output.journal import Json, SeriesRecord
 from pipeline.manifest import ManifestCase, holdout_roles, write_manifest, write_split
 
 NORMAL_DOSE: Final = "normal_dose"

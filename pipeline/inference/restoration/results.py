@@ -23,10 +23,10 @@ from pipeline.dicom import (
 from pipeline.dicom.pixels import rescale_of, stored_pixels
 from pipeline.dicom.segmentation import plane_header
 from pipeline.hu import AIR_HU
-from pipeline.inference.networks import LabelMap, Volume
-from pipeline.inference.nifti import NiftiWriter, hu_dtype
 from pipeline.inference.preview import Shown
 from pipeline.inference.read_back import check_slice
+from pipeline.inference.restoration.networks import LabelMap, Volume
+from pipeline.inference.restoration.nifti import NiftiWriter, hu_dtype
 from pipeline.inference.stream import Chunk
 from pipeline.inference.survey import Survey
 from pipeline.inference.treatment import Stopwatch

@@ -18,14 +18,16 @@ from pydantic import TypeAdapter
 
 from pipeline.dicom import Verdict
 from pipeline.errors import DataError
-from pipeline.inference.checksums import sync_files
-from pipeline.inference.locks import LOCK, SERIES_LOCKS, target_lock
+from pipeline.inference.output.checksums import sync_files
+from pipeline.inference.output.locks import LOCK, SERIES_LOCKS, target_lock
 
 SCHEMA: Final = 2
 MARKER: Final = ".ldct.json"
 STAGING: Final = ".staging"
 RECORD: Final = "series.json"
 PREVIEW: Final = "preview.png"
+OUTPUT_MISSING: Final = "OUTPUT_MISSING"
+"""Reason code of a finished series whose files are gone, or of another size."""
 
 Json = dict[str, Any]
 

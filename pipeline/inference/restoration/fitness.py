@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from pipeline.dicom import Geometry
-from pipeline.inference.networks import Network
+from pipeline.inference.restoration.networks import Network
 from pipeline.inference.treatment import UnfitSeriesError
 
 TOO_SMALL: Final = "TOO_SMALL"

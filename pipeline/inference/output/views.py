@@ -9,9 +9,16 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.dicom import Verdict
-from pipeline.inference.journal import Json, Marker, SeriesRecord, finished, write_json, write_text
-from pipeline.inference.outcomes import OUTPUT_MISSING
-from pipeline.inference.page import render_journal
+from pipeline.inference.output.journal import (
+    OUTPUT_MISSING,
+    Json,
+    Marker,
+    SeriesRecord,
+    finished,
+    write_json,
+    write_text,
+)
+from pipeline.inference.output.page import render_journal
 
 JOURNAL: Final = "journal.jsonl"
 SUMMARY: Final = "summary.json"

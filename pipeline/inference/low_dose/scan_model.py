@@ -18,8 +18,8 @@ from pipeline.dose.flux import Flux
 from pipeline.dose.insertion import Acquisition
 from pipeline.dose.regions import FEWEST_REGIONS, Regions, uniform_regions
 from pipeline.dose.texture import KernelFit, estimate_kernel, parse_kernel
-from pipeline.inference.method import Method
-from pipeline.inference.scan_flux import find_flux, rounded
+from pipeline.inference.low_dose.method import Method
+from pipeline.inference.low_dose.scan_flux import find_flux, rounded
 from pipeline.inference.survey import Survey
 from pipeline.inference.treatment import UnfitSeriesError
 from pipeline.projector import Beam, FanBeam, Kernel, ParallelBeam

@@ -1,0 +1,1 @@
+"""Simulated lower doses as a treatment: the scan behind a series, and a derived partner per dose."""
