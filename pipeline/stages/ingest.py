@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
-import signal
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +31,7 @@ from pipeline.figures import Panel, save_panels
 from pipeline.hu import HUWindow, display_window
 from pipeline.manifest import ROLES, ManifestCase, digest_of, file_sha256, read_manifest, read_split
 from pipeline.metrics.noise import global_noise_sd_hu
+from pipeline.stages.processes import in_processes
 
 
 @dataclass(frozen=True)
@@ -71,18 +70,18 @@ def run(preset: str) -> None:
     jobs = _jobs(config, settings.sources)
     with _staged(layout.cases) as folder:
         outcomes = track(
-            _outcomes(jobs, folder, settings.workers),
+            in_processes(partial(_ingest, folder), jobs, settings.workers),
             "ingest",
             total=len(jobs),
             console=console,
             disable=not console.is_terminal,
         )
         done: dict[str, Ingested] = {}
-        for case_id, outcome in outcomes:
+        for job, outcome in outcomes:
             if isinstance(outcome, Ingested):
-                done[case_id] = outcome
+                done[job.listed.case_id] = outcome
             else:
-                console.print(f"{case_id}: {outcome}", style="red", markup=False)
+                console.print(f"{job.listed.case_id}: {outcome}", style="red", markup=False)
         _check_complete(jobs, done)
         _write_summary(folder, [done[job.listed.case_id] for job in jobs])
     console.print(f"ingest: {len(jobs)} cases in {layout.cases}", markup=False)
@@ -178,26 +177,7 @@ def _staged(target: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _outcomes(jobs: Sequence[Job], folder: Path, workers: int) -> Iterator[tuple[str, Ingested | str]]:
-    """Case ids with what was ingested, or why it could not be; in order of completion."""
-    if workers == 1:
-        yield from ((job.listed.case_id, _ingest(job, folder)) for job in jobs)
-        return
-    pool = ProcessPoolExecutor(
-        min(workers, len(jobs)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C is for the parent, which then ends the pool
-    )
-    try:
-        futures = {pool.submit(_ingest, job, folder): job.listed.case_id for job in jobs}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _ingest(job: Job, folder: Path) -> Ingested | str:
+def _ingest(folder: Path, job: Job) -> Ingested | str:
     """Store one case and look at it, or say in one line why it cannot be used; runs in a worker process."""
     try:
         stored = ingest_case(

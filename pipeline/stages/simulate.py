@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +26,7 @@ from pipeline.manifest import ManifestCase, folder_sha256, write_manifest, write
 from pipeline.projector import ParallelBeam
 from pipeline.simulate import REGIONS, Phantom, make_phantom
 from pipeline.simulate.painting import Factors
+from pipeline.stages.processes import in_processes
 
 _SPLIT = "holdout"
 _INCOMING = "incoming"
@@ -67,16 +64,16 @@ def run(preset: str) -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     factors = {}
     done = track(
-        _outcomes(jobs, settings.workers),
+        in_processes(_simulate, jobs, settings.workers, _compute_alone),
         "simulate",
         total=len(jobs),
         console=console,
         disable=not console.is_terminal,
     )
-    for patient_id, known in done:
-        factors[patient_id] = known
+    for job, known in done:
+        factors[job.patient_id] = known
         if not console.is_terminal:
-            console.print(f"simulate: {patient_id} ({len(factors)} of {len(jobs)})", markup=False)
+            console.print(f"simulate: {job.patient_id} ({len(factors)} of {len(jobs)})", markup=False)
     pairs = [job for job in jobs if job.role != _INCOMING]
     _write_factors(
         layout.simulated / "factors.csv", {job.patient_id: factors[job.patient_id] for job in pairs}
@@ -109,25 +106,8 @@ def _study_datetime(default: datetime) -> datetime:
     return default if clock is None else clock.replace(tzinfo=None)
 
 
-def _outcomes(jobs: Sequence[Job], workers: int) -> Iterator[tuple[str, Factors]]:
-    """Patient ids with their known factors, in order of completion."""
-    if workers == 1:
-        yield from ((job.patient_id, _simulate(job)) for job in jobs)
-        return
-    pool = ProcessPoolExecutor(
-        min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
-    )
-    try:
-        futures = {pool.submit(_simulate, job): job.patient_id for job in jobs}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends the pool
-    torch.set_num_threads(1)
+def _compute_alone() -> None:
+    torch.set_num_threads(1)  # the processes share the cores
 
 
 def _simulate(job: Job) -> Factors:
