@@ -8,7 +8,6 @@ import sys
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -233,9 +232,8 @@ def test_a_network_that_does_not_compile_is_one_line_when_it_is_loaded(monkeypat
                 raise RuntimeError("Exception from src/core.cpp:111:\nunsupported")
             return real.compile_model(model, device, settings)
 
-    real = openvino.openvino_library().Core()
-    library = SimpleNamespace(Core=Core)
-    monkeypatch.setattr(openvino, "openvino_library", lambda: library)
+    real = openvino.openvino_core()
+    monkeypatch.setattr(openvino, "openvino_core", Core)
     message = r"precision bf16: OpenVINO cannot compile .* \(Exception from src/core.cpp:111:\); use --engine"
     with pytest.raises(ConfigError, match=message) as refused:
         in_openvino(denoiser_bundle(), "bf16")

@@ -18,7 +18,7 @@ from pipeline.errors import ConfigError
 from pipeline.export.agreement import TOLERANCE, Agreement, Precision, compare
 from pipeline.export.flip import flipped
 from pipeline.export.graph import INPUT, OUTPUT, converted, example_input, quantised
-from pipeline.export.libraries import check_onnx, openvino_library
+from pipeline.export.libraries import check_onnx, openvino_core, openvino_library
 from pipeline.export.openvino import OpenVINONetwork
 from pipeline.hu import HUScale
 from pipeline.models.apply import neighbours_of, takes_noise_map
@@ -170,7 +170,7 @@ def _check(
     path: Path,
 ) -> Agreement:
     """The file as it was written, beside torch; `path` is where it is to go."""
-    model = openvino_library().Core().read_model(written)
+    model = openvino_core().read_model(written)
     network = OpenVINONetwork(model, like=module, precision=precision)
     agreement = compare(module, network, images, unit_hu=scale.unit_hu)
     if not agreement.within(precision):

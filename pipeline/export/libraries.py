@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -35,6 +37,24 @@ def openvino_library() -> Any:
     return _library("openvino")
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """The `openvino.Core` of this process, which lives as long as the process does.
+
+    With its first task a core gives the thread a stack for signals, and takes it back at its end. Of two
+    cores that end in the order in which they began, the second one brings back the stack that went with the
+    first: the next Ctrl-C would be a segmentation fault. So there is one, and it is there before those of
+    NNCF, which come and go in turn.
+
+    Raises:
+        ConfigError: OpenVINO is not installed, or does not load.
+    """
+    core = openvino_library().Core()
+    with suppress(RuntimeError):  # of a machine that it does not know; compiling says more
+        core.get_property("CPU", "FULL_DEVICE_NAME")  # a task
+    return core
+
+
 def nncf_library() -> Any:
     """The module `nncf`, which says nothing but errors.
 
@@ -42,6 +62,7 @@ def nncf_library() -> Any:
         ConfigError: it is not installed, or does not load.
     """
     nncf = _library("nncf")
+    openvino_core()
     logging.getLogger("nncf").setLevel(
         logging.ERROR
     )  # (its set_log_level reaches handlers that others share)

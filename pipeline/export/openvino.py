@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipeline.errors import ConfigError
 from pipeline.export.agreement import Precision
 from pipeline.export.graph import converted, quantised
-from pipeline.export.libraries import openvino_library
+from pipeline.export.libraries import openvino_core
 from pipeline.models.apply import neighbours_of, receptive_radius, takes_noise_map
 from pipeline.models.precision import preferred_precision
 
@@ -53,7 +53,7 @@ class OpenVINONetwork(nn.Module):
         self.strides: tuple[int, ...] = tuple(getattr(like, "strides", ()))
         self.precision: Precision = precision
         self._model = model
-        self._core = openvino_library().Core()
+        self._core = openvino_core()
         self._threads = threads or torch.get_num_threads()
         self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self.eval()
