@@ -36,8 +36,9 @@ DECIDES_NO_RESULT = (
     "pipeline/config/layout.py",
     "pipeline/config/preset.py",
     "pipeline/stages/bars.py",
+    "pipeline/stages/processes.py",
 )
-"""Left out of dvc.yaml: how a stage fails, where it records, where files lie, its progress bars."""
+"""Left out of dvc.yaml: how a stage fails, where it records, where files lie, its bars, its processes."""
 DECIDES_NO_WEIGHTS = ("pipeline/figures", "pipeline/engine/progress.py", "pipeline/models/tiles.py")
 """Pictures of a training, and the tiles that only `predict` cuts: they must not retrain a model."""
 
