@@ -1,7 +1,7 @@
 import os
 import shutil
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +165,17 @@ def test_another_method_gives_other_uids(tmp_path, change):
     series = read_only_series(tmp_path / "in")
     derive(series, tmp_path / "a")
     derive(series, tmp_path / "b", derivation=replace(DERIVATION, **change))
+    (one,), (other,) = discover(tmp_path / "a").series, discover(tmp_path / "b").series
+    assert one.series_uid != other.series_uid
+    assert not set(one.sop_instance_uids) & set(other.sop_instance_uids)
+
+
+def test_another_clock_gives_other_uids(tmp_path):
+    """Dates and times are content: one UID never names two contents."""
+    save_stack(tmp_path / "in", POSITIONS)
+    series = read_only_series(tmp_path / "in")
+    derive(series, tmp_path / "a", now=NOON)
+    derive(series, tmp_path / "b", now=NOON + timedelta(seconds=1))
     (one,), (other,) = discover(tmp_path / "a").series, discover(tmp_path / "b").series
     assert one.series_uid != other.series_uid
     assert not set(one.sop_instance_uids) & set(other.sop_instance_uids)

@@ -2,7 +2,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -145,6 +145,16 @@ def test_another_label_map_gets_other_uids(tmp_path, series, label_map):
     other_map[0, 5, 5] = LIVER.value
     (one,), (other,) = (
         write(series, values, tmp_path / name) for name, values in (("a", label_map), ("b", other_map))
+    )
+    one, other = pydicom.dcmread(one), pydicom.dcmread(other)
+    assert one.SeriesInstanceUID != other.SeriesInstanceUID
+    assert one.SOPInstanceUID != other.SOPInstanceUID
+
+
+def test_another_clock_gives_other_uids(tmp_path, series, label_map):
+    (one,), (other,) = (
+        write(series, label_map, tmp_path / str(seconds), now=NOON + timedelta(seconds=seconds))
+        for seconds in (0, 1)
     )
     one, other = pydicom.dcmread(one), pydicom.dcmread(other)
     assert one.SeriesInstanceUID != other.SeriesInstanceUID

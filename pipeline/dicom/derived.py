@@ -66,7 +66,10 @@ class DerivedSeriesWriter:
         self._purpose = purpose
         self._now = now
         self._series_uid = deterministic_uid(
-            purpose.identity, *source_identity(entry, self._content_digests), derivation.identity()
+            purpose.identity,
+            *source_identity(entry, self._content_digests),
+            derivation.identity(),
+            now.isoformat(timespec="seconds"),
         )
 
     def write(self, index: int, source: CTSlice, hu: npt.NDArray[np.floating]) -> Path:

@@ -137,6 +137,7 @@ def write_segmentation(
         (
             *source_identity(entry, content_digests),
             derivation.identity(),
+            now.isoformat(timespec="seconds"),
             repr([*labels, whole_body]),
             hashlib.sha256(np.ascontiguousarray(label_map).data).hexdigest(),
         ),
