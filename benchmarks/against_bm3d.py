@@ -68,8 +68,8 @@ def main() -> None:
     options = parser.parse_args()
     if not installed("bm3d"):
         raise SystemExit(
-            "the package bm3d is not installed: pip install 'ldct-pipeline[benchmarks]' if your use is "
-            "non-commercial, as its licence asks"
+            "the package bm3d is not installed: pip install bm3d if your use is non-commercial, as its "
+            "licence asks"
         )
     try:
         result = measure(options.models, options.cases, options.slices, options.cases_per_source)

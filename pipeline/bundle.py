@@ -211,7 +211,7 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
     if path.is_dir():
         raise BundleError(f"{path}: a folder; name the bundle.safetensors in it")
     if not path.is_file():
-        raise BundleError(f"{path}: no such bundle; train one (dvc repro) or name another file")
+        raise BundleError(f"{path}: no such bundle; name one that ldct train wrote")
     try:
         with safe_open(path, framework="pt") as archive:
             metadata = archive.metadata() or {}

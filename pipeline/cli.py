@@ -385,6 +385,13 @@ def predict(
         float | None,
         typer.Option(help="Share of the correction to apply, 0 to 1; 0 keeps every pixel, 1 is all of it."),
     ] = None,
+    noise_sd_hu: Annotated[
+        float | None,
+        typer.Option(
+            help="Noise of every series in HU, which the denoiser is told; without it, as measured in each. "
+            "For series with too little soft tissue to measure it.",
+        ),
+    ] = None,
     on_unfamiliar: Annotated[
         str | None,
         typer.Option(
@@ -397,8 +404,8 @@ def predict(
         str | None,
         typer.Option(
             metavar="auto|torch|openvino",
-            help="What computes the networks: auto takes openvino, the faster one on a CPU, where the "
-            "package's extra of that name is installed and loads. Segmenters run in torch.",
+            help="What computes the networks: auto takes openvino, the faster one on a CPU, where that "
+            "library is installed and loads. Segmenters run in torch.",
         ),
     ] = None,
     precision: Annotated[
@@ -445,6 +452,7 @@ def predict(
             segmenter=segmenter,
             settings=settings,
             strength=strength,
+            noise_sd_hu=noise_sd_hu,
             on_unfamiliar=on_unfamiliar,
             engine=engine,
             precision=precision,
@@ -487,7 +495,7 @@ def export(
 
     The file is read back and compared with torch; where it is too far off, none is left. It takes and gives
     network units, (HU - zero_hu) / unit_hu, as its metadata say. `ldct predict --engine openvino` needs no
-    export. Needs the package's extra `openvino`.
+    export. Needs openvino (pip install openvino), for ONNX also onnx and onnxscript, for int8 nncf.
 
     Example: ldct export models/demo/redcnn/bundle.safetensors redcnn.onnx
     """
@@ -528,8 +536,13 @@ def publish(preset: Preset = None) -> None:
 def card(preset: Preset = None) -> None:
     """Write the model card of the denoiser in the package: docs/model_card.md and its pictures.
 
-    Takes what is there: scores in metrics/, pictures in evaluation/, weights and manifests. What was not
+    Tells what is there: scores in metrics/, weights, manifests. What was not
     trained or measured is said to be so, with the command that does it.
+
+    Scores need what git has not: the ingested cases, and the folder in
+    evaluation/ of every model that is scored. Without them, as in a clone, and
+    where scores are damaged or lack a part, it refuses, names the command to
+    run, and the page that is there stays.
 
     Example: ldct card --preset reference
     """
@@ -593,8 +606,12 @@ def _trainable(preset: str) -> list[str]:
 
 def _check_name(name: str, known: Sequence[str]) -> None:
     if name not in known:
+        from pipeline.config.preset import presets_with
+
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-        hint = f"did you mean {near[0]}? " if near else ""
+        elsewhere = " or ".join(f"--preset {preset}" for preset in presets_with(name))
+        meant = f"{name} {elsewhere}" if elsewhere else "".join(near)
+        hint = f"did you mean {meant}? " if meant else ""
         raise typer.BadParameter(f"{hint}{name!r} is not one of {', '.join(known)}", param_hint="NAME")
 
 

@@ -103,7 +103,8 @@ _REGIONS: Final = {
     "pelvis": r"pelvi|hip|bladder|prostate|uterus|cervix|ovary|rectum",
     "extremity": r"extremity|shoulder|elbow|wrist|hand|thigh|knee|ankle|foot|\b(fore)?arms?\b|\blegs?\b"
     r"|humerus|femur|tibia|fibula",
-    "head": r"head|brain|skull|neuro|face|sinus|orbit|temporal|jaw|\bears?\b|\beyes?\b",
+    "head": r"head|brain|skull|neuro|face|sinus|orbit|temporal|jaw|\bears?\b|\beyes?\b|\btmj\b|\biac\b"
+    r"|crani|occipit|mandib|maxill|mastoid|zygoma|\bsella|\bnose\b|\bnasal|\bmouth\b|\btongue\b",
     "neck": r"neck|thyroid|larynx|\bc[- ]?spine|cervical spine",
 }
 """What BodyPartExamined says of each region: PS3.16 annex L and the words of public collections.

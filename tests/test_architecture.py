@@ -36,9 +36,11 @@ DECIDES_NO_RESULT = (
     "pipeline/config/layout.py",
     "pipeline/config/preset.py",
     "pipeline/stages/bars.py",
+    "pipeline/stages/earlier.py",
     "pipeline/stages/processes.py",
 )
-"""Left out of dvc.yaml: how a stage fails, where it records, where files lie, its bars, its processes."""
+"""Left out of dvc.yaml: how a stage fails, also for want of what others make, where it records, where
+files lie, its bars, its processes."""
 DECIDES_NO_WEIGHTS = ("pipeline/figures", "pipeline/engine/progress.py", "pipeline/models/tiles.py")
 """Pictures of a training, and the tiles that only `predict` cuts: they must not retrain a model."""
 

@@ -40,8 +40,8 @@ def network(*, weights_sd=0.05, batch_slices=1, tile_pixels=512, **arguments):
     )
 
 
-def restoration(**arguments):
-    return Restoration(denoiser=network(**arguments), segmenter=None)
+def restoration(told_noise_sd_hu=None, **arguments):
+    return Restoration(denoiser=network(**arguments), segmenter=None, told_noise_sd_hu=told_noise_sd_hu)
 
 
 def noisy_series(folder, shape=SHAPE):
@@ -233,8 +233,34 @@ def test_noise_that_cannot_be_measured_is_not_made_up(tmp_path):
     assert (outcome.verdict, outcome.reason_codes) == ("refused", ("NOISE_UNKNOWN",))
     assert outcome.message == (
         "redcnn has to be told the noise, and there is too little soft tissue to measure it in; "
-        "take a denoiser without a noise map"
+        "tell it with --noise-sd-hu, or take a denoiser without a noise map"
     )
+
+
+def test_noise_that_is_told_takes_the_place_of_the_measured_one(tmp_path):
+    """What was measured stays what `series.json` says of the source."""
+    entry = noisy_series(tmp_path / "in")
+    measured_sd_hu = treat(entry, tmp_path / "own", restoration(noise_map=True)).noise_sd_hu["before"]
+    for name, told_sd_hu in (("same", measured_sd_hu), ("half", measured_sd_hu / 2)):
+        chosen = restoration(noise_map=True, told_noise_sd_hu=told_sd_hu)
+        assert treat(entry, tmp_path / name, chosen).noise_sd_hu["before"] == measured_sd_hu
+        assert f"noise SD HU {told_sd_hu}," in described(tmp_path / name / "denoised")
+    own, same, half = (pixels(tmp_path / name / "denoised") for name in ("own", "same", "half"))
+    assert same == own
+    assert half != own
+
+
+def test_a_series_without_soft_tissue_is_denoised_with_the_noise_that_is_told(tmp_path):
+    write_source(tmp_path / "in")
+    for told_sd_hu in (20.0, 30.0):  # another level is another result: the series is done again
+        chosen = restoration(noise_map=True, told_noise_sd_hu=told_sd_hu)
+        (outcome,) = run(tmp_path / "in", tmp_path / "out", chosen)
+        assert outcome.verdict == "done"
+        assert f"noise SD HU {told_sd_hu}," in described(the_series(tmp_path / "out") / "denoised")
+
+
+def described(folder):
+    return pydicom.dcmread(next(folder.iterdir())).DerivationDescription
 
 
 def test_an_unfamiliar_series_is_passed_on_before_its_noise_is_asked_for(tmp_path):

@@ -82,7 +82,7 @@ def test_refuses_another_kind(tmp_path, bundle):
 
 
 def test_refuses_a_missing_file(tmp_path):
-    with pytest.raises(BundleError, match="no such bundle"):
+    with pytest.raises(BundleError, match=r"no such bundle; name one that ldct train wrote$"):
         load_bundle(tmp_path / "none.safetensors")
 
 

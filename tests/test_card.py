@@ -16,6 +16,8 @@ from PIL import Image
 
 from pipeline import cli, tracking
 from pipeline.bundle import save_bundle
+from pipeline.config import load_settings
+from pipeline.config.evaluate import EvaluateSettings
 from pipeline.config.layout import Layout
 from pipeline.data import Case
 from pipeline.data.cases import write_index
@@ -23,13 +25,15 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.manifest import file_sha256
 from pipeline.report.card import first_rows, lowest_gains, small_png, squares_of, summary
 from pipeline.report.card.groups import groups
+from pipeline.report.card.scores import Scores
 from pipeline.stages import card as stage
+from pipeline.stages.denoiser_scores import read_scores
 from tests.conftest import CHECKOUT
+from tests.made_scores import BASELINES, edges, lesions, scores
 from tests.tiny_bundles import denoiser_bundle
 
 LAYOUT = Layout("reference")
 FOLDS = ("lidc_0314", "lung_pet_ct_dx", "tcga_lung", "covid_ny_sbu", "totalsegmentator")
-CONVENTIONS = ("redcnn", "full")
 ELSEWHERE = Case(
     case_id="elsewhere_1",
     patient_id="1",
@@ -60,92 +64,6 @@ def project(tmp_path, monkeypatch):
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
     return tmp_path
-
-
-def scores(*, gain_db=3.0, tv_gain_db=2.0, below=0, bias_hu=0.4, patients=2, kernel="B40f", **more):
-    """What `evaluate` writes of two patients with three slices each, at three doses."""
-    doses = {}
-    for dose, ceiling_db in ((0.4, 3.9794), (0.25, 6.0206), (0.1, 10.0)):
-        gained = {"restored": gain_db, "gaussian": 1.0, "nlm": 1.5, "tv": tv_gain_db}
-        rows = {"input": {"psnr_db": 30.0, "ssim": 0.8, "rmse_hu": 20.0}}
-        rows |= {
-            name: {"psnr_db": 30 + own, "ssim": 0.9, "rmse_hu": 12.0, "gain_db": own}
-            for name, own in gained.items()
-        }
-        rows["restored"] |= {
-            "ssim": 0.95,
-            "rmse_hu": 11.0,
-            "gain_95_low_db": gain_db - 0.5,
-            "gain_95_high_db": gain_db + 0.5,
-        }
-        group = {"patients": patients, "slices": 3 * patients}
-        group |= {
-            name: {"input_psnr_db": 30.0, "restored_psnr_db": 30 + gain_db, "gain_db": gain_db}
-            for name in CONVENTIONS
-        }
-        nps = {"regions": 40, "noise_sd_hu": 9.0, "peak_per_mm": 0.25, "peak_shift_per_mm": -0.01}
-        nps |= {"mean_per_mm": 0.31, "mean_shift_per_mm": -0.03, "l1_distance": 0.12}
-        doses[f"dose_{dose:g}"] = {
-            "gain_ceiling_db": ceiling_db,
-            "clean_output_gain_db": ceiling_db - 1,
-            "baselines": {"gaussian": 0.7, "nlm": 20, "tv": 40},
-            "baselines_at_grid_end": {},
-            "slices_below_input": below,
-            "worst_gain_db": gain_db - 1,
-            "against_normal_dose": dict.fromkeys(CONVENTIONS, rows),
-            "bias_against_normal_dose_hu": {
-                "body": {"normal_dose": 0.0, "input": 0.1, "restored": bias_hu, "tv": 0.2}
-            },
-            "worst_patient_bias_against_normal_dose_hu": {
-                "body": {"normal_dose": 0.0, "input": 0.1, "restored": 2 * bias_hu, "tv": 0.2}
-            },
-            "noise_texture": {
-                "normal_dose": nps | {"mean_shift_per_mm": 0.0},
-                "input": nps | {"mean_shift_per_mm": 0.0},
-                "restored": nps,
-            },
-            "by_anatomy": {"chest": group},
-            "by_kernel": {kernel: group},
-        }
-    listed = {f"case/{index}": -0.1 * (index + 1) for index in range(below)}
-    return {
-        "model_hash": denoiser_bundle().model_hash,
-        "settings_sha256": file_sha256(CHECKOUT / "configs" / "reference" / "evaluate.yaml"),
-        "verdict": "",
-        "patients": patients,
-        "slices": 3 * patients,
-        "conventions": {},
-        "doses": doses,
-        "below_input": {"dose_0.1": listed} if below else {},
-        "cases_left_out": {},
-        **more,
-    }
-
-
-def lesions(verdict="kept"):
-    method = {"d_prime": 2.0, "d_prime_95_low": 1.8, "d_prime_95_high": 2.2, "auc": 0.92}
-    change = {"change": -0.4, "change_95_low": -0.6, "change_95_high": -0.2, "verdict": verdict}
-    return {
-        "lesion": {"contrast_hu": 10, "diameter_mm": 6, "blurred_by": "the scan's kernel"},
-        "observers": {"npw": "matched filter"},
-        "realisations": 100,
-        "places": 8,
-        "verdict": {"0.25": {"npw": verdict}},
-        "by_dose": {"0.25": {"npw": {"input": method, "restored": method | change}}},
-        "by_case": {},
-        "left_out": {},
-    }
-
-
-def edges(f50_share):
-    methods = {"restored": {"f50_share": f50_share, "contrast_share": 0.98}}
-    return {
-        "disc": {"radius_mm": 8.0, "background_hu": 40.0, "blurred_by": "the scan's kernel"},
-        "realisations": 20,
-        "by_dose": {"0.25": {"50": methods}},
-        "by_case": {"one": {}},
-        "left_out": {},
-    }
 
 
 def write_scores(name, values):
@@ -241,18 +159,21 @@ def test_the_promise_is_met_or_not_by_the_numbers(project, fold, says):
 
 
 def test_the_promise_is_open_while_a_promised_dose_is_missing(project):
-    partial = scores()
-    del partial["doses"]["dose_0.4"]
-    write_all(denoiser_without_tcga_lung=partial)
+    write_all(denoiser_without_tcga_lung=scores(doses=(0.25, 0.1), settings_sha256="other"))
     assert "**not decided**. Not measured, or not at all these doses, on tcga_lung." in page()
 
 
 def test_slices_below_their_input_above_the_promised_dose_break_no_promise(project):
-    high = scores()
-    high["doses"] = {"dose_0.6": high["doses"]["dose_0.4"] | {"slices_below_input": 6}} | high["doses"]
-    write_all(denoiser_without_tcga_lung=high)
+    settings = LAYOUT.config("evaluate")
+    settings.write_text(settings.read_text().replace("dose_fractions: [0.4,", "dose_fractions: [0.6, 0.4,"))
+    own = {"doses": (0.6, 0.4, 0.25, 0.1), "settings_sha256": file_sha256(settings)}
+    high = scores(**own)
+    high["doses"]["dose_0.6"]["slices_below_input"] = 6
+    high["below_input"] = {"dose_0.6": {f"case/{index}": -0.1 for index in range(6)}}
+    write_all(**{f"denoiser_without_{name}": scores(**own) for name in FOLDS})
+    write_scores("denoiser_without_tcga_lung", high)
     text = page()
-    assert "**met** at 40 %, 25 %, 10 %" in text
+    assert "**met** at 40 %, 25 %, 10 %, by" in text
     assert "Slices worse than their input (PSNR, full): tcga_lung (held out) 6 of 6 at 60 %." in text
 
 
@@ -272,7 +193,7 @@ def with_method(values, method, **changes):
     changed = copy.deepcopy(values)
     for own in changed["doses"].values():
         for rows_of in own["against_normal_dose"].values():
-            rows_of[method] = rows_of.get(method, {}) | changes
+            rows_of[method] |= changes
     return changed
 
 
@@ -296,7 +217,8 @@ def test_a_baseline_that_is_better_by_ssim_or_rmse_is_best_and_a_known_failure(p
 
 
 def test_bm3d_has_a_column_where_it_was_measured(project):
-    measured = with_method(scores(), "bm3d", psnr_db=32.5, gain_db=2.5, ssim=0.9, rmse_hu=11.5)
+    own = scores(baselines=BASELINES | {"bm3d": 2.5}, settings_sha256="other")
+    measured = with_method(own, "bm3d", rmse_hu=11.5)
     write_all(denoiser_without_tcga_lung=measured)
     text = page()
     assert "| held out | dose | network | gaussian | nlm | tv | bm3d | best PSNR |" in text
@@ -341,7 +263,10 @@ def test_the_promise_is_split_into_scans_that_were_read_and_assumed(project):
 
 
 def test_the_table_of_slices_is_of_the_scores_or_not_used():
-    values = {"doses": {"dose_0.4": {"worst_gain_db": 0.0509}, "dose_0.25": {"worst_gain_db": 1.0}}}
+    values = scores(doses=(0.4, 0.25))
+    values["doses"]["dose_0.4"]["worst_gain_db"] = 0.0509
+    values["doses"]["dose_0.25"]["worst_gain_db"] = 1.0
+    values = Scores.model_validate(values)
     lines = [
         "dose_fraction,scan,gain_db",
         "0.4,assumed,0.13",
@@ -389,7 +314,13 @@ def test_groups_are_means_over_the_patients_of_all_sources(project):
 
 
 def test_failures_are_told_from_the_numbers(project):
-    failing = scores(tv_gain_db=3.5, bias_hu=-7.25, patients=1, detectability=lesions("lost"), ttf=edges(0.6))
+    failing = scores(
+        baselines=BASELINES | {"tv": 3.5},
+        bias_hu=-7.25,
+        patients=1,
+        detectability=lesions("lost"),
+        ttf=edges(0.6),
+    )
     failing["doses"]["dose_0.1"]["baselines_at_grid_end"] = {"tv": 160}
     failing["cases_left_out"] = {"tcga-0001": "its own noise cannot be read"}
     write_all(denoiser_without_tcga_lung=failing, denoiser_without_lidc_0314=scores(kernel="D", gain_db=0.5))
@@ -397,7 +328,7 @@ def test_failures_are_told_from_the_numbers(project):
     of_kind = dict(line.removeprefix("- ").split(": ", 1) for line in known.splitlines() if ": " in line)
     for kind, case in {
         "By PSNR no better than another method": "tv at 40 % (redcnn, full), tv at 25 % (redcnn, full)",
-        "CT numbers move, in the worst patient by": "-14.50 HU in body at 40 %",
+        "CT numbers move, in the worst patient by": "-14.50 HU in soft tissue at 40 %",
         "Low-contrast lesions are harder to see than before": "to NPW at 25 %",
         "Edges are blurred; of the disc's own f50 is left, at worst": "0.60 at 25 % and 50 HU of contrast",
         "Not scored (no low dose could be made, or its noise level not measured)": "tcga-0001",
@@ -416,10 +347,8 @@ def test_failures_are_told_from_the_numbers(project):
 
 def test_of_many_blurred_edges_the_worst_is_told(project):
     found = edges(0.6)
-    found["by_dose"] = {
-        "0.4": {"50": {"restored": {"f50_share": 0.7}}, "300": {"restored": {"f50_share": 0.8}}},
-        "0.1": {"50": {"restored": {"f50_share": 0.43}}, "300": {"restored": {"f50_share": None}}},
-    }
+    for dose, contrast, share in (("0.4", "50", 0.7), ("0.1", "50", 0.43), ("0.1", "300", None)):
+        found["by_dose"][dose][contrast]["restored"]["f50_share"] = share
     write_all(denoiser=scores(ttf=found))
     known = section(page(), "Known failures")
     assert "f50 is left, at worst: denoiser (test patients) 0.43 at 10 % and 50 HU of contrast." in known
@@ -427,9 +356,12 @@ def test_of_many_blurred_edges_the_worst_is_told(project):
 
 def test_a_baseline_with_the_higher_d_prime_is_a_known_failure(project):
     found = lesions()
-    found["by_dose"]["0.25"]["npw"] |= {"gaussian": {"d_prime": 2.35}, "tv": {"d_prime": 2.2}}
     level = lesions()
-    level["by_dose"]["0.25"]["npw"] |= {"gaussian": {"d_prime": 2.001}, "tv": {"d_prime": None}}
+    for of_npw, gaussian, tv in (
+        (found["by_dose"]["0.25"]["npw"], 2.35, 2.2),
+        (level["by_dose"]["0.25"]["npw"], 2.001, None),
+    ):
+        of_npw["gaussian"]["d_prime"], of_npw["tv"]["d_prime"] = gaussian, tv
     write_all(
         denoiser_without_tcga_lung=scores(detectability=found),
         denoiser_without_lidc_0314=scores(detectability=level),
@@ -445,23 +377,27 @@ def test_a_baseline_with_the_higher_d_prime_is_a_known_failure(project):
 def test_groups_of_few_patients_are_said_to_be_so(project):
     values = {f"denoiser_without_{name}": scores() for name in FOLDS}
     for own in values["denoiser_without_tcga_lung"]["doses"].values():
-        own["by_thickness"] = {"below 2 mm": own["by_anatomy"]["chest"] | {"patients": 1, "slices": 16}}
+        own["by_thickness"] = {"below 2 mm": own["by_anatomy"]["chest"] | {"patients": 1}}
     write_all(**values)
-    assert "rests on few held-out patients: thickness below 2 mm (1 patient, 16 slices)." in page()
+    assert "rests on few held-out patients: thickness below 2 mm (1 patient, 6 slices)." in page()
 
 
 def texture_scores(gain_db, own, before):
     """Test scores of real and phantom patients with L1 distances of restored and input."""
     values = scores(gain_db=gain_db)
     for found in values["doses"].values():
-        found["noise_texture"] = {
+        found["noise_texture"] |= {
             name: found["noise_texture"][name] | {"l1_distance": distance}
             for name, distance in (("normal_dose", 0.0), ("input", before), ("restored", own))
         }
-        group = found["by_anatomy"]["chest"]
-        real = group | {"patients": 1, "slices": 1, "full": {"gain_db": 2.0}, "redcnn": {"gain_db": 2.5}}
-        other = group | {"patients": 3, "slices": 3, "full": {"gain_db": 4.0}, "redcnn": {"gain_db": 4.5}}
-        found["by_source"] = {"covid_ny_sbu": real, "tcga_lung": other, "phantom_reference": group}
+        group = found["by_anatomy"]["chest"] | {"slices": 2}
+        found["by_source"] = {"phantom_reference": group}
+        for source, count, gain_db in (("covid_ny_sbu", 1, 2.0), ("tcga_lung", 3, 4.0)):
+            gains = {
+                name: group[name] | {"gain_db": own_db}
+                for name, own_db in (("full", gain_db), ("redcnn", gain_db + 0.5))
+            }
+            found["by_source"][source] = group | {"patients": count, "slices": count} | gains
     return values
 
 
@@ -481,15 +417,17 @@ def test_the_texture_variant_is_told_by_its_numbers_with_real_patients_apart(pro
     change = "+0.06 dB at 40 %, +0.06 dB at 25 %, -0.30 dB at 10 % (PSNR, redcnn)"
     assert f"Its gain less that of the plain variant: {change}." in told
     noise = "squares of the noise spectra"
-    assert f"Test patients are 4 real (4 slices, 9 {noise}) and 2 phantoms (6 slices, 31 {noise})." in told
-    assert "| denoiser (test patients) | 40 % | 4, 4 | +4.00 / +3.50 | 2, 6 | +3.00 / +3.00 |" in told
+    assert f"Test patients are 4 real (4 slices, 9 {noise}) and 2 phantoms (2 slices, 31 {noise})." in told
+    assert "| denoiser (test patients) | 40 % | 4, 4 | +4.00 / +3.50 | 2, 2 | +3.00 / +3.00 |" in told
     assert "Of the 40 squares of the test patients 31 are of phantoms." in section(text, "Noise texture")
     nearer = "nearer only than the plain variant's at 40 %, 25 %; nearer than the input's and the plain "
     assert f"{nearer}variant's at 10 %." in section(text, "Noise texture")
 
 
 def test_squares_of_other_scores_are_not_used():
-    values = {"doses": {"dose_0.4": {"noise_texture": {"restored": {"regions": 5}}}}}
+    values = scores(doses=(0.4,))
+    values["doses"]["dose_0.4"]["noise_texture"]["restored"]["regions"] = 5
+    values = Scores.model_validate(values)
     lines = [
         "dose_fraction,source,method,regions",
         "0.4,one,restored,2",
@@ -533,19 +471,27 @@ def test_good_scores_have_no_failure_but_the_smoother_noise(project):
 def test_lesions_and_edges_are_told_with_intervals_and_reasons(project):
     write_all(
         denoiser=scores(detectability=lesions(), ttf=edges(0.954)),
-        denoiser_texture=scores(detectability={"not_measured": "no uniform tissue"}),
+        denoiser_texture=scores(detectability={"not_measured": "no case"}),
     )
     text = page()
     told = section(text, "Low-contrast lesions")
     assert "| 25 % | NPW | 8 | 2.00 [1.80, 2.20] | 2.00 [1.80, 2.20] | -0.40 [-0.60, -0.20] |" in told
-    assert "Not measured: denoiser_texture (test patients) (no uniform tissue), lidc_0314 (held out)," in told
+    assert (
+        "Not measured: denoiser_texture (test patients) (no case), lidc_0314 (held out) (no uniform tissue),"
+        in told
+    )
     assert "| denoiser (test patients) | 25 % | 50 | 1 | 0.95 | 0.98 |" in section(text, "Edges (TTF)")
+
+
+def write_pairs(**changes):
+    write_scores(
+        "kernel_pairs", {"text": "Told.", "columns": ["pair"], "rows": [], "model_hash": "", **changes}
+    )
 
 
 def test_kernel_pairs_are_told_where_they_were_measured(project):
     assert "Not measured" in section(page(), "Noise of another kind: kernel pairs")
-    pairs = {"text": "Sharp noise is halved.", "columns": ["pair", "SD [HU]"], "rows": [["YA", 9.51234]]}
-    write_scores("kernel_pairs", pairs)
+    write_pairs(text="Sharp noise is halved.", columns=["pair", "SD [HU]"], rows=[["YA", 9.51234]])
     told = section(page(), "Noise of another kind: kernel pairs")
     assert "Sharp noise is halved." in told
     assert "neurolabusc/dcm_qa_ct" in told
@@ -555,9 +501,9 @@ def test_kernel_pairs_are_told_where_they_were_measured(project):
 
 def test_kernel_pairs_of_other_weights_are_said_to_be_so(project):
     bundle = write_bundle("denoiser")
-    write_scores("kernel_pairs", {"text": "Told.", "model_hash": bundle.model_hash})
+    write_pairs(model_hash=bundle.model_hash)
     assert "other weights" not in page()
-    write_scores("kernel_pairs", {"text": "Told.", "model_hash": "other"})
+    write_pairs(model_hash="other")
     text = page()
     missing = text.partition("**Missing or out of date**")[2].partition("\n## ")[0]
     assert "- the head-phantom kernel pairs as they are: other weights, `python benchmarks/k" in missing
@@ -567,7 +513,7 @@ def test_kernel_pairs_of_other_weights_are_said_to_be_so(project):
 def test_the_rmse_of_kernel_pairs_stands_in_words(project):
     columns = ["image", "SD [HU]", "RMSE against the smooth kernel [HU]"]
     rows_of = [["sharp, restored", 7.76, 20.49], ["Gaussian", 6.79, 6.27], ["smooth", 4.55, 0.0]]
-    write_scores("kernel_pairs", {"text": "Told.", "columns": columns, "rows": rows_of})
+    write_pairs(columns=columns, rows=rows_of)
     assert "RMSE against the smooth kernel [HU]: sharp, restored 20.49; Gaussian 6.27." in page()
 
 
@@ -735,9 +681,6 @@ def test_after_a_clone_the_card_that_is_there_stays(project, gone, says):
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        (LAYOUT.metrics("kernel_pairs"), '{"text": "T", "columns": ["image", "SD"], "rows": [["YA"]]}'),
-        (LAYOUT.metrics("kernel_pairs"), "[]"),
-        (LAYOUT.metrics("denoiser"), '{"doses": {"dose_low": {}}}'),
         (LAYOUT.evaluation("denoiser") / "worst.csv", "dose_fraction,gain_db\n0.4,1.0\n"),
         (LAYOUT.evaluation("denoiser") / "texture.csv", "dose_fraction,method\n0.4,restored\n"),
     ],
@@ -750,6 +693,158 @@ def test_a_damaged_table_is_named_and_the_card_that_is_there_stays(project, path
     with pytest.raises(DataError, match=rf"^{re.escape(str(path))}: damaged \(.*run its stage again$"):
         stage.run("reference")
     assert card_files() == before
+
+
+def damaged(values, keys, value):
+    """The same with one value changed; `...` takes it out."""
+    found = copy.deepcopy(values)
+    below = found
+    for key in keys[:-1]:
+        below = below[key]
+    if value is ...:
+        del below[keys[-1]]
+    else:
+        below[keys[-1]] = value
+    return found
+
+
+WHOLE = scores(detectability=lesions(), ttf=edges(0.95))
+AT_A_DOSE = ("doses", "dose_0.4")
+GATE = {"ships": True, "broken": [], "model_hash": {}}
+PAIRS = {"text": "Told.", "columns": ["image", "SD"], "rows": [["YA", 9.5]], "model_hash": ""}
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "fault"),
+    [
+        (("slices",), ..., "slices: missing"),
+        (("slices",), "6", "slices: input should be a valid integer"),
+        (("doses",), {}, "doses: dictionary should have at least 1 item"),
+        (("doses",), None, "doses: input should be a valid dictionary"),
+        (AT_A_DOSE, ..., "doses.dose_0.4: missing"),
+        (("doses", "dose_low"), {}, "doses.dose_low: "),
+        ((*AT_A_DOSE, "by_scan"), ..., "doses.dose_0.4.by_scan: missing"),
+        (
+            (*AT_A_DOSE, "by_scan", "assumed"),
+            WHOLE["doses"]["dose_0.4"]["by_kernel"]["B40f"],
+            "by_scan: 12 sl",
+        ),
+        ((*AT_A_DOSE, "slices_below_input"), ..., "doses.dose_0.4.slices_below_input: missing"),
+        ((*AT_A_DOSE, "slices_below_input"), 3, "below_input.dose_0.4: 0 listed, doses.dose_0.4 counts 3"),
+        ((*AT_A_DOSE, "by_anatomy", "chest", "patients"), None, "doses.dose_0.4.by_anatomy.chest.patients: "),
+        ((*AT_A_DOSE, "by_anatomy", "chest", "full"), ..., "doses.dose_0.4.by_anatomy.chest.full: missing"),
+        ((*AT_A_DOSE, "against_normal_dose", "redcnn", "tv"), ..., "against_normal_dose.redcnn.tv: missing"),
+        (
+            (*AT_A_DOSE, "gain_ceiling_db"),
+            float("nan"),
+            "doses.dose_0.4.gain_ceiling_db: input should be a finite",
+        ),
+        (("below_input",), [], "below_input: input should be a valid dictionary"),
+        (("detectability",), ..., "detectability: missing"),
+        (
+            ("detectability", "by_dose", "0.25", "npw", "restored", "verdict"),
+            "worse",
+            "npw.restored.verdict: ",
+        ),
+        (("ttf", "by_dose", "0.1", "50"), ..., "ttf.by_dose.0.1.50: missing"),
+        (("ttf", "disc"), 8.0, "ttf.disc: "),
+    ],
+)
+def test_damage_at_any_depth_is_one_line_and_the_card_that_is_there_stays(
+    project, capsys, keys, value, fault
+):
+    write_all(denoiser_without_tcga_lung=damaged(WHOLE, keys, value))
+    before = stage.PAGE.read_bytes()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["card", "--preset", "reference"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 1
+    assert f"{LAYOUT.metrics('denoiser_without_tcga_lung')}: damaged (" in line
+    assert fault in line
+    assert line.endswith("); run ldct evaluate denoiser_without_tcga_lung --preset reference again")
+    assert stage.PAGE.read_bytes() == before
+    assert not stage.PICTURES.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "again"),
+    [
+        ("denoiser", None, "ldct evaluate denoiser --preset reference"),
+        ("texture_gate", None, "ldct publish --preset reference"),
+        ("texture_gate", damaged(GATE, ["ships"], ...), "ldct publish --preset reference"),
+        ("texture_gate", GATE | {"ships": False}, "ldct publish --preset reference"),
+        ("texture_gate", GATE | {"broken": "none"}, "ldct publish --preset reference"),
+        ("kernel_pairs", None, "python benchmarks/kernel_pairs.py"),
+        ("kernel_pairs", [], "python benchmarks/kernel_pairs.py"),
+        ("kernel_pairs", damaged(PAIRS, ["text"], ...), "python benchmarks/kernel_pairs.py"),
+        ("kernel_pairs", PAIRS | {"rows": [["YA"]]}, "python benchmarks/kernel_pairs.py"),
+    ],
+)
+def test_a_damaged_verdict_or_table_of_pairs_is_named_with_what_makes_it(project, name, content, again):
+    write_all()
+    before = stage.PAGE.read_bytes()
+    LAYOUT.metrics(name).write_text(json.dumps(content))
+    path = re.escape(str(LAYOUT.metrics(name)))
+    with pytest.raises(DataError, match=rf"^{path}: damaged \(.*\); run {re.escape(again)} again$"):
+        stage.run("reference")
+    assert stage.PAGE.read_bytes() == before
+
+
+def paths_of(values, before=()):
+    for key, own in values.items():
+        yield (*before, key)
+        if isinstance(own, dict):
+            yield from paths_of(own, (*before, key))
+
+
+def test_scores_that_lack_any_key_are_refused_by_its_name(project):
+    """But for names that nothing else knows."""
+    settings = load_settings(LAYOUT.config("evaluate"), EvaluateSettings)
+    refused = {}
+    for keys in paths_of(WHOLE):
+        write_scores("denoiser", damaged(WHOLE, keys, ...))
+        try:
+            read_scores(LAYOUT, "denoiser", settings)
+        except DataError as one:
+            refused[keys] = str(one)
+    assert [keys for keys, line in refused.items() if not any(key in line for key in keys[-2:])] == []
+    assert {line.partition("); ")[2] for line in refused.values()} == {
+        "run ldct evaluate denoiser --preset reference again"
+    }
+    accepted = {keys[-1] for keys in paths_of(WHOLE) if keys not in refused}
+    assert accepted == {"normal_dose", "one"}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((CHECKOUT / "metrics" / "reference").glob("denoiser*.json")), ids=lambda path: path.stem
+)
+def test_the_scores_in_git_are_whole(path, monkeypatch):
+    monkeypatch.chdir(CHECKOUT)
+    settings = load_settings(LAYOUT.config("evaluate"), EvaluateSettings)
+    found = read_scores(LAYOUT, path.stem, settings)
+    assert list(found.by_dose) == sorted(found.by_dose, reverse=True)
+
+
+def test_scores_of_older_settings_may_lack_what_these_ask_for(project):
+    write_all(denoiser=scores(doses=(0.25,), settings_sha256="other"))
+    older = damaged(damaged(scores(settings_sha256="other"), ["detectability"], ...), ["ttf"], ...)
+    write_scores("denoiser_texture", older)
+    text = page()
+    assert "- denoiser_texture as it is: the scores below are of other settings" in text
+    assert "Not measured: denoiser (test patients) (no uniform tissue), denoiser_texture (test pat" in text
+
+
+def test_numbers_that_an_evaluation_could_not_measure_are_told_so(project):
+    """Equal images have an infinite PSNR, regions without noise no spectrum."""
+    own = scores()
+    for at_dose in own["doses"].values():
+        at_dose["noise_texture"]["restored"]["l1_distance"] = None
+        at_dose["by_kernel"]["B40f"]["full"]["gain_db"] = None
+        at_dose["against_normal_dose"]["full"]["restored"] |= {"psnr_db": None, "gain_db": None}
+    write_all(denoiser_without_tcga_lung=own)
+    text = page()
+    assert "| B40f |" in section(text, "Scores on sources that were held out")
+    assert "+3.00 / not measured" in section(text, "Scores on sources that were held out")
 
 
 def test_a_page_that_cannot_be_rendered_leaves_the_one_that_is_there(project, monkeypatch):

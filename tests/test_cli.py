@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pipeline.stages
 from pipeline import __version__
 from pipeline.cli import main
 from pipeline.errors import ConfigError, DataError
+from tests.conftest import CHECKOUT
 
 STAGES = ("simulate", "ingest", "train", "evaluate", "inspect", "predict", "export", "report", "publish")
 
@@ -103,6 +105,7 @@ def test_predict_needs_no_project_and_ends_with_the_stage_s_code(
         "segmenter": None,
         "settings": None,
         "strength": 0.5,
+        "noise_sd_hu": None,
         "on_unfamiliar": None,
         "engine": None,
         "precision": None,
@@ -138,7 +141,8 @@ def test_export_needs_no_project(
         (["train", "redcn"], "'redcn' is not one of redcnn"),
         (["train", "task"], "'task' is not one of redcnn"),
         (["train", "evaluate"], "'evaluate' is not one of redcnn"),
-        (["evaluate", "vae"], "'vae' is not one of redcnn, task"),
+        (["evaluate", "vae"], "did you mean vae --preset smoke? 'vae' is not one of redcnn, task"),
+        (["train", "redcnn", "--preset", "smoke"], "did you mean redcnn --preset demo? 'redcnn' is not one"),
         (["simulate", "--preset", "dmo"], "dmo: no such preset; configs/ has demo, smoke"),
         (["simulate", "--preset", ""], "'': no such preset; configs/ has demo, smoke"),
         (["predict", "in", "out", "--strength", "much"], "valid number"),
@@ -159,6 +163,59 @@ def test_wrong_usage_is_named_and_ends_with_2(
     assert complaint in err
     assert (err.startswith("ldct: "), err.count("\n")) == (True, 1)
     assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("command", "missing", "way_out"),
+    [
+        (
+            "evaluate denoiser --preset reference",
+            "models/reference/denoiser/bundle.safetensors: no such bundle",
+            "train denoiser --preset reference",
+        ),
+        (
+            "evaluate rednet30",
+            "models/demo/rednet30/bundle.safetensors: no such bundle",
+            "train rednet30 --preset demo",
+        ),
+        (
+            "evaluate task --preset smoke",
+            "models/smoke/unet/bundle.safetensors: no such bundle",
+            "train unet --preset smoke",
+        ),
+        (
+            "train denoiser --preset reference",
+            "data/reference/cases/index.csv: no such file",
+            "ingest --preset reference",
+        ),
+        ("train redcnn", "data/demo/cases/index.csv: no such file", "ingest --preset demo"),
+        (
+            "train denoiser",
+            "'denoiser' is not one of gan, redcnn",
+            "denoiser --preset reference",
+        ),
+        (
+            "evaluate task --preset reference",
+            "models/reference/unet/bundle.safetensors: no such bundle",
+            "no configs/reference/unet.yaml to train it; name a model that the preset reference has",
+        ),
+    ],
+)
+def test_in_a_fresh_clone_what_is_missing_comes_with_the_command_that_makes_it(
+    command: str,
+    missing: str,
+    way_out: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(CHECKOUT / "configs", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LDCT_TRACKING", "off")
+    assert exit_code(*command.split()) in (1, 2)
+    line = capsys.readouterr().err
+    assert (missing in line, way_out in line, line.count("\n")) == (True, True, 1)
+    assert "dvc repro" not in line
 
 
 @pytest.mark.parametrize("arguments", [[], ["manifest"]])

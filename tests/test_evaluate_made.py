@@ -14,6 +14,7 @@ import torch
 from rich.progress import Progress
 
 from pipeline.bundle import save_bundle
+from pipeline.config import load_settings
 from pipeline.config.evaluate import EvaluateSettings, MadeDoseSettings
 from pipeline.config.layout import Layout
 from pipeline.data import Case, read_cases, write_index, write_volume
@@ -26,6 +27,7 @@ from pipeline.metrics.noise import global_noise_sd_hu
 from pipeline.models.baselines import BASELINES, baseline, gaussian
 from pipeline.projector import FanBeam, Kernel
 from pipeline.stages import evaluate
+from pipeline.stages.denoiser_scores import read_scores
 from pipeline.stages.evaluation import context
 from pipeline.stages.evaluation.restoration import low_doses, made, pictures
 from pipeline.stages.evaluation.restoration.groups import in_turn, noise_peak_per_mm
@@ -136,6 +138,7 @@ def evaluated(layout, *, left_out=(), **options):
     save_bundle(layout.bundle("denoiser"), bundle)
     (layout.model("denoiser") / "run.json").write_text('{"run_id": null}')
     evaluate.run("denoiser", "made")
+    assert read_scores(layout, "denoiser", load_settings(layout.config("evaluate"), EvaluateSettings))
     return json.loads(layout.metrics("denoiser").read_text(encoding="utf-8"))
 
 
@@ -510,7 +513,7 @@ def test_settings_that_cannot_be_meant_are_one_line(project, old, new, complaint
 
 def test_bm3d_is_asked_for_by_name_and_told_the_noise(monkeypatch):
     monkeypatch.setitem(sys.modules, "bm3d", None)
-    with pytest.raises(ConfigError, match=r"pip install 'ldct-pipeline\[benchmarks\]'"):
+    with pytest.raises(ConfigError, match="not installed; pip install bm3d if your use is non-commercial"):
         baseline("bm3d")
     with pytest.raises(ConfigError, match="unknown baseline 'bm4d'; known: gaussian, nlm, tv, bm3d"):
         baseline("bm4d")

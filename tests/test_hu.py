@@ -56,7 +56,10 @@ def test_impossible_windows_and_scales_are_refused(wrong) -> None:
 @pytest.mark.parametrize(
     ("region", "body_parts"),
     [
-        ("head", ["HEAD", "Brain", "HEADNECK", "SKULL", "TEMPORAL BONE", "INNER EAR", "head"]),
+        (
+            "head",
+            ["HEAD", "Brain", "HEADNECK", "SKULL", "TEMPORAL BONE", "INNER EAR", "TMJ", "IAC", "MAXILLA"],
+        ),
         ("neck", ["NECK", "CSPINE", "C-SPINE", "CERVICAL SPINE", "CERVICAL_SPINE"]),
         ("chest", ["CHEST", "THORAX^LUNG", "HEART", "CHEST_TO_PELVIS", "HEAD_NECK_CHEST"]),
         ("abdomen", ["ABDOMEN_PELVIS", "LIVER", "ABD"]),
@@ -66,7 +69,7 @@ def test_impossible_windows_and_scales_are_refused(wrong) -> None:
             "extremity",
             ["KNEE", "LEG", "ARM_LEFT", "FOREARM", "FEMUR", "HUMERUS", "TIBIA", "SKULL BASE TO THIGH"],
         ),
-        ("unknown", ["DOE JOHN 1950", "CHARMING", "PHANTOM", "?", "", None]),
+        ("unknown", ["DOE JOHN 1950", "CHARMING", "DIAGNOSED", "PHANTOM", "?", "", None]),
     ],
 )
 def test_body_parts_become_regions_of_a_closed_list(region: str, body_parts: list[str | None]) -> None:

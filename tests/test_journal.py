@@ -28,7 +28,11 @@ RECORD = SeriesRecord(
     input_key="",
     source_files=7,
     source_sha256="",
-    recipe={},
+    recipe={
+        "denoiser": {"name": "drunet", "model_hash": "ab" * 32, "engine": "torch on cpu in bf16"},
+        "segmenter": None,
+        "strength": 0.7,
+    },
     clock="",
     shape=(14, 32, 40),
     noise_sd_hu={"before": 20.04, "after": None},
@@ -95,10 +99,11 @@ def test_the_page_has_a_row_per_series_and_one_for_all_stray_files_of_a_kind(tmp
     finish(tmp_path, RECORD)
     _, lines, page = views_of(tmp_path, [STRAY, REFUSED, STRAY])
     assert [line["files"] for line in lines] == [7, 2, 5, 2]
+    made_by = "denoiser drunet abababababab, strength 0.7, torch on cpu in bf16"
     assert [[cell.strip() for cell in row] for row in page.rows[1:]] == [
-        ["series-2 study-2", f"refused NOT_HU {MEANINGS['NOT_HU']}", "5", "", "", "", ""],
-        ["series-1 study-1", "done", "7", "14 × 32 × 40", "before 20.0 after –", "liver 1500.1", ""],
-        ["stray files", f"skipped NOT_DICOM {MEANINGS['NOT_DICOM']}", "4", "", "", "", ""],
+        ["series-2 study-2", f"refused NOT_HU {MEANINGS['NOT_HU']}", "5", "", "", "", "", ""],
+        ["series-1 study-1", "done", "7", "14 × 32 × 40", "before 20.0 after –", "liver 1500.1", made_by, ""],
+        ["stray files", f"skipped NOT_DICOM {MEANINGS['NOT_DICOM']}", "4", "", "", "", "", ""],
     ]
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["verdicts"] == {"done": 1, "refused": 1, "skipped": 2}

@@ -9,9 +9,12 @@ import venv
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline import __version__
+from pipeline.dicom import Geometry
+from tests.dicom_factory import write_phantom
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -36,6 +39,7 @@ def test_the_wheel_holds_the_package_and_its_licence_only(wheel: Path) -> None:
     assert modules <= set(names)
     assert {name.split("/")[0] for name in names} == {"pipeline", f"ldct_pipeline-{__version__}.dist-info"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert "pipeline/weights/denoiser.safetensors" in names
 
 
 def test_the_wheel_works_in_a_clean_environment_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
@@ -69,6 +73,13 @@ def test_the_wheel_works_in_a_clean_environment_outside_the_checkout(wheel: Path
     assert Path(where).is_relative_to(packages)
     assert run(str(home / "bin" / "ldct"), "--version") == f"ldct {__version__}\n"
     assert "predict" in run(str(home / "bin" / "ldct"), "--help")
+    shape = (4, 128, 128)  # of soft tissue, with noise that can be measured
+    hu = 40 + 20 * np.random.default_rng(0).standard_normal(shape)
+    grid = Geometry((0, 0, 0), (1, 0, 0), (0, 1, 0), (2.5, 0.8, 0.8), shape)
+    write_phantom(hu.astype(np.float32), tmp_path / "scans", grid)
+    run(str(home / "bin" / "ldct"), "predict", "scans", "cleaned")
+    (record,) = (tmp_path / "cleaned").glob("*/*/series.json")
+    assert "denoiser" in record.read_text()
 
 
 def test_the_lock_pins_every_requirement_and_names_no_place() -> None:

@@ -73,7 +73,11 @@ def test_an_untrained_denoiser_changes_no_stored_pixel(tmp_path, denoiser, segme
     (denoised,) = (tmp_path / "out").glob("*/*/denoised")
     after = read_series(discover(denoised).series[0])
     assert np.array_equal(after.hu, before.hu)
-    series, total = capsys.readouterr().out.splitlines()
+    *networks, series, total = capsys.readouterr().out.splitlines()
+    recipe = recipe_of(tmp_path / "out")
+    for kind, path, line in zip(("denoiser", "segmenter"), (denoiser, segmenter), networks, strict=True):
+        name, model_hash, engine = (recipe[kind][key] for key in ("name", "model_hash", "engine"))
+        assert line == f"{kind}: {name} {model_hash[:12]} ({path}), {engine}"
     assert series.split() == ["done", denoised.parent.name, "files:", "3"]
     assert total == "predict: 1 done"
 
@@ -197,9 +201,10 @@ def test_without_any_training_the_shipped_denoiser_runs_and_is_named(
     first, *_ = capsys.readouterr().out.splitlines()
     model_hash = load_bundle(ships[variant]).model_hash
     name = f"reference_{variant}"
-    assert first == (
-        f"denoiser {name} {model_hash[:12]}, shipped with ldct-pipeline {__version__} in {ships[variant]}"
+    known = (
+        f"denoiser: {name} {model_hash[:12]} (shipped with ldct-pipeline {__version__}, {ships[variant]}), "
     )
+    assert first.removeprefix(known) == recipe_of(tmp_path / "out")["denoiser"]["engine"]
     recorded = recipe_of(tmp_path / "out")["denoiser"]
     assert (recorded["name"], recorded["model_hash"]) == (name, model_hash)
 
@@ -572,7 +577,7 @@ def drop_the_header(path):
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (Path.unlink, "no such bundle"),
+        (Path.unlink, "no such bundle; name one that ldct train wrote"),
         (lambda path: path.write_text("my best weights"), "not a readable safetensors file"),
         (lambda path: path.write_bytes(b""), "not a readable safetensors file"),
         (cut_short, "not a readable safetensors file"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from pipeline.bundle import save_bundle
 from pipeline.config.layout import Layout
 from pipeline.errors import BundleError, ConfigError, DataError
 from pipeline.report.card.gate import broken_rules
+from pipeline.report.card.scores import Scores
 from pipeline.stages import publish
+from tests import made_scores
+from tests.conftest import CHECKOUT
 from tests.tiny_bundles import denoiser_bundle
 
 LAYOUT = Layout("reference")
@@ -24,23 +28,14 @@ PLAIN_FILE, TEXTURE_FILE = (Path("pipeline/weights", f"{name}.safetensors") for 
 
 
 def scores(*, l1_distance=0.5, **more):
-    """Of `evaluate`, as far as the rules look: three doses, two of them with lesions, no lung."""
-    at_a_dose = {
-        "noise_texture": {"restored": {"l1_distance": l1_distance}},
-        "bias_against_normal_dose_hu": {
-            "body": {"restored": 0.0},
-            "soft_tissue": {"restored": -0.4},
-            "bone": {"restored": -2.5},
-            "fat": {"restored": 0.3},
-        },
-    }
-    verdicts = {observer: {"restored": {"verdict": "kept"}} for observer in ("npw", "cho")}
-    return {
-        "settings_sha256": "same",
-        "doses": {f"dose_{dose:g}": copy.deepcopy(at_a_dose) for dose in (0.4, 0.25, 0.1)},
-        "detectability": {"by_dose": {dose: copy.deepcopy(verdicts) for dose in ("0.25", "0.1")}},
-        **more,
-    }
+    """Three doses, two of them with lesions, no lung."""
+    found = made_scores.scores(
+        l1_distance=l1_distance, detectability=made_scores.lesions(), ttf=made_scores.edges(0.95), **more
+    )
+    for own in found["doses"].values():
+        for tissue, bias_hu in {"body": 0.0, "soft_tissue": -0.4, "bone": -2.5, "fat": 0.3}.items():
+            own["bias_against_normal_dose_hu"][tissue]["restored"] = bias_hu
+    return found
 
 
 PLAIN = scores()
@@ -59,6 +54,18 @@ def changed(value, *keys, base=None):
     return found
 
 
+def seen(verdict, dose, observer, base=None):
+    """Good scores of a texture variant but for one verdict on lesions."""
+    found = scores(l1_distance=0.2) if base is None else copy.deepcopy(base)
+    made_scores.with_verdict(found["detectability"], verdict, f"{dose:g}", observer)
+    return found
+
+
+def broken(plain, texture):
+    """The rules that a texture variant of these scores breaks."""
+    return broken_rules(Scores.model_validate(plain), Scores.model_validate(texture))
+
+
 def l1_distance(dose):
     return "doses", f"dose_{dose:g}", "noise_texture", "restored", "l1_distance"
 
@@ -67,12 +74,8 @@ def bias(dose, tissue):
     return "doses", f"dose_{dose:g}", "bias_against_normal_dose_hu", tissue, "restored"
 
 
-def lesion(dose, observer):
-    return "detectability", "by_dose", f"{dose:g}", observer, "restored", "verdict"
-
-
 def test_scores_that_keep_every_rule_break_none():
-    assert broken_rules(PLAIN, scores(l1_distance=0.2)) == []
+    assert broken(PLAIN, scores(l1_distance=0.2)) == []
 
 
 @pytest.mark.parametrize(
@@ -98,11 +101,10 @@ def test_scores_that_keep_every_rule_break_none():
             bias(0.25, "bone"),
             "25 % dose, HU bias in bone: +2.60 HU, larger than 1 HU and the plain variant's -2.50 HU",
         ),
-        ("lost", lesion(0.1, "cho"), "10 % dose, detectability to CHO: lost, the plain variant's: kept"),
     ],
 )
 def test_each_rule_breaks_alone(value, keys, line):
-    assert broken_rules(PLAIN, changed(value, *keys)) == [line]
+    assert broken(PLAIN, changed(value, *keys)) == [line]
 
 
 @pytest.mark.parametrize(
@@ -110,55 +112,59 @@ def test_each_rule_breaks_alone(value, keys, line):
     [
         (1.0, bias(0.25, "soft_tissue")),
         (2.5, bias(0.25, "bone")),
-        ("gained", lesion(0.1, "cho")),
         (0.499, l1_distance(0.1)),
     ],
 )
 def test_a_number_on_its_limit_or_better_breaks_no_rule(value, keys):
-    assert broken_rules(PLAIN, changed(value, *keys)) == []
+    assert broken(PLAIN, changed(value, *keys)) == []
 
 
 def test_a_verdict_that_the_plain_variant_has_too_is_no_worse():
-    lost = changed("lost", *lesion(0.1, "cho"))
-    assert broken_rules(changed("lost", *lesion(0.1, "cho"), base=PLAIN), lost) == []
-    gained = changed("gained", *lesion(0.25, "npw"), base=PLAIN)
-    (line,) = broken_rules(gained, scores(l1_distance=0.2))
+    lost = seen("lost", 0.1, "cho")
+    assert broken(seen("lost", 0.1, "cho", base=PLAIN), lost) == []
+    assert broken(PLAIN, seen("gained", 0.1, "cho")) == []
+    assert broken(PLAIN, lost) == ["10 % dose, detectability to CHO: lost, the plain variant's: kept"]
+    gained = seen("gained", 0.25, "npw", base=PLAIN)
+    (line,) = broken(gained, scores(l1_distance=0.2))
     assert line == "25 % dose, detectability to NPW: kept, the plain variant's: gained"
 
 
 @pytest.mark.parametrize(
-    ("keys", "what"),
+    ("value", "keys", "what"),
     [
-        (l1_distance(0.1), "10 % dose, noise texture, L1 distance"),
-        (bias(0.4, "bone"), "40 % dose, HU bias in bone"),
-        (bias(0.4, "bone")[:-1], "40 % dose, HU bias in bone"),
-        (lesion(0.25, "npw"), "25 % dose, detectability to NPW"),
-        (lesion(0.25, "npw")[:-2], "25 % dose, detectability to NPW"),
+        (None, l1_distance(0.1), "10 % dose, noise texture, L1 distance"),
+        (math.nan, l1_distance(0.1), "10 % dose, noise texture, L1 distance"),
+        ({}, l1_distance(0.4)[:-2], "40 % dose, noise texture, L1 distance"),
+        (..., bias(0.4, "bone")[:-1], "40 % dose, HU bias in bone"),
     ],
 )
-@pytest.mark.parametrize("value", [..., None, math.nan])
-def test_a_missing_number_breaks_the_gate_and_is_named(keys, what, value):
+def test_a_missing_number_breaks_the_gate_and_is_named(value, keys, what):
     texture = changed(value, *keys)
-    assert broken_rules(PLAIN, texture) == [f"{what}: missing for the texture variant"]
+    assert broken(PLAIN, texture) == [f"{what}: missing for the texture variant"]
     plain = changed(value, *keys, base=PLAIN)
-    assert broken_rules(plain, scores(l1_distance=0.2)) == [f"{what}: missing for the plain variant"]
+    assert broken(plain, scores(l1_distance=0.2)) == [f"{what}: missing for the plain variant"]
 
 
-def test_only_doses_that_both_were_scored_at_count():
-    texture = changed(..., "doses", "dose_0.1", base=scores(l1_distance=0.2))
-    texture["detectability"]["by_dose"]["0.1"]["npw"]["restored"]["verdict"] = "lost"
-    assert broken_rules(PLAIN, texture) == []
-    assert broken_rules(PLAIN, {}) == ["doses: none that both variants were scored at"]
+def test_lesions_that_one_variant_was_not_scored_with_are_missing():
+    unseen = scores(l1_distance=0.2) | {"detectability": {"not_measured": "why"}}
+    assert broken(PLAIN, unseen) == [
+        f"{dose} % dose, detectability to {observer}: missing for the texture variant"
+        for dose in (25, 10)
+        for observer in ("CHO", "NPW")
+    ]
 
 
 def test_what_was_measured_of_neither_is_not_taken_for_kept():
-    plain, texture = ({**one, "detectability": {"not_measured": "why"}} for one in (PLAIN, scores()))
+    plain, texture = (
+        one | {"detectability": {"not_measured": "why"}}
+        for one in (scores(doses=(0.25,)), scores(doses=(0.25,)))
+    )
     for one in (plain, texture):
-        one["doses"] = {"dose_0.25": {}}
-    assert broken_rules(plain, texture) == [
+        one["doses"]["dose_0.25"] |= {"noise_texture": {}, "bias_against_normal_dose_hu": {}}
+    assert broken(plain, texture) == [
         "25 % dose, noise texture, L1 distance: missing for the plain and the texture variant",
         "25 % dose, HU bias: no tissue was scored",
-        "detectability: measured at no dose that both variants were scored at",
+        "detectability: measured at no dose",
     ]
 
 
@@ -169,6 +175,7 @@ def project(tmp_path, monkeypatch):
     PLAIN_FILE.parent.mkdir(parents=True)
     Path("configs/reference").mkdir(parents=True)
     Path("configs/reference/simulate.yaml").touch()
+    shutil.copy(CHECKOUT / LAYOUT.config("evaluate"), LAYOUT.config("evaluate"))
     for name, own in zip(NAMES, (PLAIN, scores(l1_distance=0.2)), strict=True):
         LAYOUT.config(name).touch()
         save_bundle(LAYOUT.bundle(name), bundle(name))
@@ -180,10 +187,10 @@ def bundle(name):
     return replace(denoiser_bundle(), name=name)
 
 
-def write_scores(name, values):
+def write_scores(name, values, **changes):
     path = LAYOUT.metrics(name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"model_hash": bundle(name).model_hash, **values}))
+    path.write_text(json.dumps(values | {"model_hash": bundle(name).model_hash} | changes))
 
 
 def gate():
@@ -203,7 +210,7 @@ def test_both_variants_ship_byte_for_byte_where_no_rule_is_broken(project, monke
 
 def test_a_broken_rule_takes_an_older_texture_variant_out(project, capsys):
     publish.run("reference")
-    write_scores("denoiser_texture", changed("lost", *lesion(0.1, "cho")))
+    write_scores("denoiser_texture", seen("lost", 0.1, "cho"))
     publish.run("reference")
     assert PLAIN_FILE.is_file()
     assert not TEXTURE_FILE.exists()
@@ -216,7 +223,7 @@ def test_a_broken_rule_takes_an_older_texture_variant_out(project, capsys):
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_that_are_missing_or_of_other_weights_write_nothing(project, name):
     way_out = f"run ldct evaluate {name} --preset reference"
-    write_scores(name, {**scores(), "model_hash": "0123456789abcdef"})
+    write_scores(name, scores(), model_hash="0123456789abcdef")
     with pytest.raises(DataError, match=f"{name}.json: scores of model 0123456789ab, .*; {way_out}"):
         publish.run("reference")
     LAYOUT.metrics(name).unlink()
@@ -230,6 +237,60 @@ def test_scores_under_different_settings_are_not_compared(project):
     write_scores("denoiser_texture", scores(l1_distance=0.2, settings_sha256="other"))
     with pytest.raises(DataError, match=r"denoiser_texture.json: scored with other settings than .*evaluate"):
         publish.run("reference")
+
+
+def files():
+    folders = (PLAIN_FILE.parent, LAYOUT.metrics("texture_gate").parent)
+    return {path: path.read_bytes() for folder in folders for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("value", "keys", "fault"),
+    [
+        (..., ["doses"], "doses: missing"),
+        (None, ["doses"], "doses: input should be a valid dictionary"),
+        ({}, ["doses"], "doses: dictionary should have at least 1 item"),
+        (..., ["doses", "dose_0.1"], "doses.dose_0.1: missing"),
+        (..., l1_distance(0.1), r"doses.dose_0.1.noise_texture.restored.l1_distance: missing"),
+        (..., bias(0.4, "bone"), r"bias_against_normal_dose_hu.bone.restored: missing"),
+        (None, bias(0.4, "bone"), r"bias_against_normal_dose_hu.bone.restored: input should be a valid num"),
+        (..., bias(0.4, "bone")[:-1], r"bias_against_normal_dose_hu.bone: missing"),
+        (..., ["detectability"], "detectability: missing"),
+        (..., ["detectability", "by_dose", "0.1"], "detectability.by_dose.0.1: missing"),
+        (..., ["settings_sha256"], "settings_sha256: missing"),
+        (..., ["model_hash"], "model_hash: missing"),
+    ],
+)
+def test_damaged_scores_are_refused_and_change_nothing(project, name, value, keys, fault):
+    publish.run("reference")
+    path = LAYOUT.metrics(name)
+    path.write_text(json.dumps(changed(value, *keys, base=json.loads(path.read_text()))))
+    before = files()
+    way_out = rf"\); run ldct evaluate {name} --preset reference again$"
+    with pytest.raises(DataError, match=rf"^{path}: damaged \(.*{fault}.*{way_out}"):
+        publish.run("reference")
+    assert files() == before
+
+
+def test_a_file_of_nothing_is_damaged_and_not_missing(project):
+    LAYOUT.metrics("denoiser").write_text("null")
+    with pytest.raises(DataError, match=r"denoiser.json: damaged \(no JSON object\); run ldct evaluate deno"):
+        publish.run("reference")
+
+
+def test_scores_at_different_doses_are_not_compared(project):
+    """Of settings that are no longer these, so that only the other file tells."""
+    publish.run("reference")
+    write_scores("denoiser", scores(settings_sha256="older"))
+    write_scores(
+        "denoiser_texture",
+        made_scores.scores(l1_distance=0.2, settings_sha256="older", doses=(0.4, 0.25)),
+    )
+    before = files()
+    with pytest.raises(DataError, match=r"denoiser_texture.json: scored at other doses than .*evaluate"):
+        publish.run("reference")
+    assert files() == before
 
 
 def test_what_cannot_ship_is_one_line(project):

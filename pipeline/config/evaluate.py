@@ -68,7 +68,7 @@ class RestorationSettings(Settings):
     """Values to try: sigma in pixels (gaussian); h (nlm), weight (tv) and noise SD (bm3d) in multiples of the
     noise level of the image's series, which a network with a noise map is told.
 
-    `bm3d` needs the package of that name, whose licence is non-commercial (extra `benchmarks`).
+    `bm3d` needs the package of that name, whose licence is non-commercial (`pip install bm3d`).
     """
     low_dose: MadeDoseSettings | None = None
     """Low doses to make; None for the stored one."""

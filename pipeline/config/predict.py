@@ -14,6 +14,8 @@ class PredictSettings(Settings):
 
     strength: float = Field(default=1.0, ge=0.0, le=1.0)
     """Share of the denoiser's correction that is applied: 0 leaves every pixel as it was, 1 applies all."""
+    noise_sd_hu: Literal["auto"] | Annotated[float, Field(gt=0.0, le=2000.0)] = "auto"
+    """Noise of every series, for a denoiser that is told it; `auto`: as measured in each."""
     not_for_diagnosis: bool = True
     """Whether the written series says that it is not for diagnostic use."""
     engine: Literal["auto", "torch", "openvino"] = "auto"

@@ -17,6 +17,7 @@ __all__ = [
     "model_names",
     "names_in_words",
     "preset_names",
+    "presets_with",
     "recipe_names",
     "trainable_names",
 ]
@@ -59,6 +60,11 @@ def preset_names() -> list[str]:
 def model_names(preset: str) -> list[str]:
     """The models that a preset has settings for, sorted."""
     return sorted(path.stem for path in (CONFIGS / preset).glob("*.yaml") if path.stem not in STAGES)
+
+
+def presets_with(name: str) -> list[str]:
+    """The presets that have a model of this name."""
+    return [preset for preset in preset_names() if name in model_names(preset)]
 
 
 def trainable_names(preset: str) -> list[str]:

@@ -123,7 +123,8 @@ class Case:
         volume = read_volume(path)
         if volume.shape != self.shape:
             raise DataError(
-                f"{path}: shape {volume.shape}, but the index says {self.shape}; run `ldct ingest` again"
+                f"{path}: shape {volume.shape}, but the index says {self.shape}; "
+                "run `ldct ingest` again for this preset"
             )
         return volume
 
@@ -149,13 +150,16 @@ def read_cases(folder: Path, role: str | None = None) -> tuple[Case, ...]:
     try:
         table = pd.read_csv(path, dtype=_COLUMNS, keep_default_na=False)
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run `ldct ingest` first") from None
+        raise DataError(f"{path}: no such file; run `ldct ingest` first for this preset") from None
     except (ValueError, UnicodeDecodeError) as broken:
         raise DataError(
-            f"{path}: not an index of cases ({' '.join(str(broken).split())}); run `ldct ingest` again"
+            f"{path}: not an index of cases ({' '.join(str(broken).split())}); "
+            "run `ldct ingest` again for this preset"
         ) from None
     if list(table.columns) != list(_COLUMNS):
-        raise DataError(f"{path}: columns differ from {','.join(_COLUMNS)}; run `ldct ingest` again")
+        raise DataError(
+            f"{path}: columns differ from {','.join(_COLUMNS)}; run `ldct ingest` again for this preset"
+        )
     cases = tuple(_case(folder, row) for row in table.to_dict("records"))
     chosen = tuple(case for case in cases if role in (None, case.role))
     if not chosen:

@@ -119,11 +119,11 @@ def _read(path: Path, keys: Set[str]) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run `ldct ingest` first") from None
+        raise DataError(f"{path}: no such file; run `ldct ingest` first for this preset") from None
     except ValueError:
-        raise DataError(f"{path}: not what ingest writes; run `ldct ingest` again") from None
+        raise DataError(f"{path}: not what ingest writes; run `ldct ingest` again for this preset") from None
     if not isinstance(found, dict) or found.keys() != keys:
-        raise DataError(f"{path}: not what ingest writes; run `ldct ingest` again")
+        raise DataError(f"{path}: not what ingest writes; run `ldct ingest` again for this preset")
     return found
 
 

@@ -4,7 +4,7 @@ from pipeline.export.agreement import TOLERANCE, Agreement, compare
 from pipeline.export.calibration import network_inputs, phantom_inputs, ramp_input
 from pipeline.export.files import adds_its_input, export_onnx, export_openvino
 from pipeline.export.flip import flipped
-from pipeline.export.libraries import installed, loads, nncf_version, openvino_version
+from pipeline.export.libraries import installed, loads, nncf_version, not_installed, openvino_version
 from pipeline.export.openvino import OpenVINONetwork, beside_int8, openvino_module
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "loads",
     "network_inputs",
     "nncf_version",
+    "not_installed",
     "openvino_module",
     "openvino_version",
     "phantom_inputs",

@@ -34,7 +34,7 @@ def export_onnx(bundle: Bundle, path: Path, *, check_on: Sequence[Tensor], opset
 
     The input `image` (N, C, H, W) is in network units, (HU - zero_hu) / unit_hu, with its channels as in
     `models.inputs`; the output `restored` (N, 1, H, W) goes back the same way. The bundle's header, with that
-    scale, is the metadata entry `ldct`.
+    scale, is the metadata entry `ldct`, and the only one: no file names a folder of this machine.
 
     Args:
         bundle: of a denoiser.
@@ -85,7 +85,8 @@ def export_openvino(
 
     Raises:
         ConfigError: no denoiser, or one without input skip in less than fp32; a library is missing; this CPU
-            does not compute in the precision; or the file is too far from torch, and none is left.
+            does not compute in the precision; or the file cannot be written or is too far from torch, and
+            none is left.
         ValueError: int8 without calibration slices.
     """
     module, scale = _denoiser(bundle)
@@ -107,7 +108,13 @@ def export_openvino(
         model.set_rt_info(text, [METADATA, name])
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=_folder(path)) as scratch:
         written = Path(scratch) / path.name
-        openvino_library().save_model(model, written, compress_to_fp16=False)
+        try:
+            openvino_library().save_model(model, written, compress_to_fp16=False)
+        except RuntimeError as failure:  # e.g. `iostream error`, of a full disk
+            reason = " ".join(str(failure).split())
+            raise ConfigError(
+                f"{path}: OpenVINO cannot write here ({reason}); make room, or name another folder"
+            ) from None
         agreement = _check(written, module, scale, precision, check_on, path=path)
         for part in (written.with_suffix(".bin"), written):
             part.replace(path.with_name(part.name))
@@ -145,9 +152,23 @@ def _write_onnx(module: nn.Module, path: Path, opset: int, *, header: str, input
             output_names=[OUTPUT],
             verbose=False,
         )
+        _forget_its_making(program.model)
         program.model.metadata_props[METADATA] = header
         program.model.doc_string = input_in_words
         program.save(path, external_data=False)
+
+
+def _forget_its_making(model: Any) -> None:
+    """Of every node and value the exporter notes lines of source, with the folders of who exports."""
+    for graph in (model.graph, *model.functions.values()):
+        nodes = list(graph.all_nodes())
+        values = [
+            *graph.inputs,
+            *graph.initializers.values(),
+            *(one for node in nodes for one in node.outputs),
+        ]
+        for noted in (graph, *nodes, *values):
+            noted.metadata_props.clear()
 
 
 def _input_in_words(module: nn.Module, scale: HUScale) -> str:

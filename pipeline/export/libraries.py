@@ -28,6 +28,11 @@ def loads(name: str) -> bool:
     return True
 
 
+def not_installed(name: str) -> ConfigError:
+    """The error of a library that is not there; pip knows each by the name that Python knows it by."""
+    return ConfigError(f"{name} is not installed: pip install {name}")
+
+
 def openvino_library() -> Any:
     """The module `openvino`.
 
@@ -95,11 +100,11 @@ def _library(name: str) -> Any:
         return importlib.import_module(name)
     except (ImportError, OSError) as failure:
         if isinstance(failure, ModuleNotFoundError) and failure.name == name:
-            raise ConfigError(f'{name} is not installed: pip install "ldct-pipeline[openvino]"') from None
+            raise not_installed(name) from None
         reason = next(iter(str(failure).splitlines()), type(failure).__name__)[:200]
         raise ConfigError(
-            f"{name} is installed and does not load: {reason}; use --engine torch, or install it again "
-            'with pip install "ldct-pipeline[openvino]"'
+            f"{name} is installed and does not load: {reason}; install it again (pip install "
+            f"--force-reinstall {name}), or do without: ldct predict --engine torch"
         ) from failure
 
 

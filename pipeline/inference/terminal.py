@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
@@ -35,10 +36,12 @@ class Terminal:
 
     Args:
         command: named before the totals.
+        about: lines on what does the work, said when there is some.
     """
 
-    def __init__(self, command: str) -> None:
+    def __init__(self, command: str, about: Sequence[str] = ()) -> None:
         self._command = command
+        self._about = about
         self._console = _Screen(highlight=False, soft_wrap=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -89,6 +92,8 @@ class Terminal:
 
     def planned(self, slices: int, series: int) -> None:
         """Work begins: the bar counts slices from here on."""
+        for line in self._about:
+            self.say(line)
         self._print_strays()
         self._series = series
         self._show(description="slices", completed=0, total=slices)

@@ -100,8 +100,8 @@ def _bm3d() -> Any:
         return importlib.import_module("bm3d")
     except ImportError:
         raise ConfigError(
-            "baseline bm3d: its package is not installed; pip install 'ldct-pipeline[benchmarks]' if your "
-            "use is non-commercial, as its licence asks, or remove bm3d from the baselines"
+            "baseline bm3d: its package is not installed; pip install bm3d if your use is non-commercial, as "
+            "its licence asks, or remove bm3d from the baselines"
         ) from None
 
 
@@ -113,7 +113,7 @@ BASELINES: Final[dict[str, Filter]] = {
 """Each takes a slice and one number: sigma in pixels, h or weight in HU."""
 
 BENCHMARK_BASELINES: Final[dict[str, Filter]] = {"bm3d": block_matching}
-"""Baselines whose packages no installation brings, see the extra `benchmarks`."""
+"""Baselines whose packages no installation brings: they are installed by name."""
 
 IN_NOISE_SDS: Final = frozenset({"nlm", "tv", "bm3d"})
 """Baselines whose number is in HU, so that `evaluate` tunes it as a multiple of the noise level."""

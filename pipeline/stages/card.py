@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
 
@@ -34,16 +34,17 @@ from pipeline.report.card import (
     gain_panels,
     lowest_gains,
     render,
-    scores_by_dose,
     small_png,
     squares_of,
     summary,
     worst_of_each_dose,
 )
+from pipeline.report.card.scores import Gate, KernelPairs
+from pipeline.stages.denoiser_scores import read_scores
 from pipeline.stages.evaluation.restoration.findings import WORST_DRAWN
 from pipeline.stages.evaluation.restoration.pictures import DIFFERENCE
 from pipeline.stages.evaluation.restoration.verdicts import PROMISED_UP_TO, ROUNDING_DB
-from pipeline.stages.scores import read_json
+from pipeline.stages.scores import read_checked
 from pipeline.stages.shipping import PLAIN, TEXTURE, TEXTURE_GATE, write_whole
 from pipeline.weights import Variant, shipped
 
@@ -142,9 +143,9 @@ def _card(layout: Layout) -> Card:
     held_out = [one.name for one in listed if layout.config(f"{WITHOUT}{one.name}").is_file()]
     return Card(
         preset=layout.preset,
-        plain=_model(layout, PLAIN),
-        texture=_model(layout, TEXTURE) if layout.config(TEXTURE).is_file() else None,
-        folds=[_model(layout, f"{WITHOUT}{name}", held_out=name) for name in held_out],
+        plain=_model(layout, PLAIN, evaluation),
+        texture=_model(layout, TEXTURE, evaluation) if layout.config(TEXTURE).is_file() else None,
+        folds=[_model(layout, f"{WITHOUT}{name}", evaluation, held_out=name) for name in held_out],
         sources=list(_sources(layout, listed)),
         dose_fractions=sorted(settings.low_dose.dose_fractions, reverse=True),
         conventions=settings.conventions,
@@ -152,18 +153,20 @@ def _card(layout: Layout) -> Card:
         rounding_db=ROUNDING_DB,
         settings_sha256=file_sha256(layout.config("evaluate")),
         slices_per_case=evaluation.slices_per_case,
-        texture_gate=_content(layout.metrics(TEXTURE_GATE)),
-        kernel_pairs=_kernel_pairs(layout.metrics("kernel_pairs")),
+        texture_gate=read_checked(
+            layout.metrics(TEXTURE_GATE), Gate, again=f"ldct publish --preset {layout.preset}"
+        ),
+        kernel_pairs=read_checked(
+            layout.metrics("kernel_pairs"), KernelPairs, again="python benchmarks/kernel_pairs.py"
+        ),
         why=_note("why"),
         known=_note("known"),
     )
 
 
-def _model(layout: Layout, name: str, *, held_out: str = "") -> Model:
+def _model(layout: Layout, name: str, evaluation: EvaluateSettings, *, held_out: str = "") -> Model:
     config, folder = layout.config(name), layout.evaluation(name)
-    scores = _content(layout.metrics(name))
-    with _naming(layout.metrics(name)):
-        scores_by_dose(scores)
+    scores = read_scores(layout, name, evaluation)
     with _naming(folder / "worst.csv"):
         lowest_gain_db = lowest_gains(_text(folder / "worst.csv"), scores)
     with _naming(folder / "texture.csv"):
@@ -180,25 +183,9 @@ def _model(layout: Layout, name: str, *, held_out: str = "") -> Model:
     )
 
 
-def _content(path: Path) -> dict[str, Any] | None:
-    content = read_json(path)
-    with _naming(path):
-        return None if content is None else dict(content.items())
-
-
-def _kernel_pairs(path: Path) -> dict[str, Any] | None:
-    found = _content(path)
-    if found is not None:
-        with _naming(path):
-            str(found["text"])
-            for row in found.get("rows", []):
-                dict(zip(found["columns"], row, strict=True))
-    return found
-
-
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """What a damaged file of another stage makes fail is told as damage of that file."""
+    """What a damaged table of another stage makes fail is told as damage of that table."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as damaged:

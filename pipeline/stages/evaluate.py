@@ -14,11 +14,12 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from pipeline.bundle import Bundle, load_bundle
+from pipeline.bundle import Bundle
 from pipeline.config import load_settings
 from pipeline.config.evaluate import EvaluateSettings
 from pipeline.config.labels import load_labels
 from pipeline.config.layout import EXPERIMENT, Layout
+from pipeline.stages.earlier import check_ingested, trained_bundle
 from pipeline.stages.evaluation.context import Context, Metrics, scored_cases
 from pipeline.stages.evaluation.generative import evaluate_gan, evaluate_vae
 from pipeline.stages.evaluation.restoration import evaluate_made, evaluate_stored
@@ -44,21 +45,23 @@ def run(name: str, preset: str) -> None:
     """
     layout = Layout(preset)
     settings = load_settings(layout.config("evaluate"), EvaluateSettings)
-    bundle = load_bundle(layout.bundle(settings.task.segmenter if name == TASK else name))
+    bundle = trained_bundle(layout, settings.task.segmenter if name == TASK else name)
+    denoiser = trained_bundle(layout, settings.task.denoiser, "denoiser") if name == TASK else None
+    check_ingested(layout)
     test, validation = scored_cases(bundle, layout.cases)
     context = Context(settings=settings, test=test, validation=validation, folder=layout.evaluation(name))
     layout.metrics(name).unlink(missing_ok=True)  # no old scores beside new tables if this is killed
     _make_empty(context.folder)
-    metrics = rounded(_evaluate(name, bundle, layout, context))
+    metrics = rounded(_evaluate(bundle, denoiser, layout, context))
     _write_json(layout.metrics(name), metrics)
     _track(name, bundle, layout, metrics)
     for line in _remarks(metrics, layout.config("evaluate")):
         _say(f"{name}: {line}")
 
 
-def _evaluate(name: str, bundle: Bundle, layout: Layout, context: Context) -> Metrics:
-    if name == TASK:
-        denoiser = load_bundle(layout.bundle(context.settings.task.denoiser), "denoiser")
+def _evaluate(bundle: Bundle, denoiser: Bundle | None, layout: Layout, context: Context) -> Metrics:
+    """Scores of a model, or of a segmenter with a denoiser before it."""
+    if denoiser is not None:
         return evaluate_task(bundle, denoiser, load_labels(), context)
     if bundle.kind == "denoiser" and context.settings.restoration.low_dose is not None:
         return {**_scored(bundle, layout.config("evaluate")), **evaluate_made(bundle, context)}

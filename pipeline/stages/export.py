@@ -17,6 +17,8 @@ from pipeline.dicom import SeriesEntry, Task, Verdict, check_is_folder, discover
 from pipeline.errors import ConfigError, DataError
 from pipeline.export import export_onnx, export_openvino, network_inputs, phantom_inputs
 from pipeline.hu import HUScale
+from pipeline.inference.output.journal import cannot_write
+from pipeline.inference.output.staging import probe
 from pipeline.inference.restoration.engines import Precision
 from pipeline.metrics.noise import global_noise_sd_hu
 from pipeline.models.apply import neighbours_of, takes_noise_map
@@ -44,11 +46,12 @@ def run(bundle: Path, target: Path, *, precision: str = "fp32", calibrate: Path 
 
     Raises:
         BundleError: the bundle is missing or no denoiser's.
-        ConfigError: the ending or the precision is none of those, a library is missing, or the file is too
-            far from torch; then none is left.
+        ConfigError: the ending or the precision is none of those, the file cannot be written, a library is
+            missing, or the file is too far from torch; then none is left.
         DataError: `calibrate` holds no slice that the denoiser takes, or for int8 one only.
     """
     chosen = _precision(target, precision)
+    _check_writable(target)
     denoiser = load_bundle(bundle, "denoiser")
     model, scale = denoiser.model(), cast(HUScale, denoiser.scale)  # a denoiser's bundle has one
     if calibrate is None:
@@ -64,12 +67,15 @@ def run(bundle: Path, target: Path, *, precision: str = "fp32", calibrate: Path 
             )
         calibration, check_on = slices[1::2], slices[::2]
         source = f"slices of {calibrate}"
-    if target.suffix == ".onnx":
-        agreement = export_onnx(denoiser, target, check_on=check_on)
-    else:
-        agreement = export_openvino(
-            denoiser, target, precision=chosen, check_on=check_on, calibration=calibration
-        )
+    try:
+        if target.suffix == ".onnx":
+            agreement = export_onnx(denoiser, target, check_on=check_on)
+        else:
+            agreement = export_openvino(
+                denoiser, target, precision=chosen, check_on=check_on, calibration=calibration
+            )
+    except OSError as error:
+        raise ConfigError(f"{target}: {cannot_write(error)}; name another folder") from None
     line = f"export: {target}, {chosen}; beside torch on {len(check_on)} {source}: {agreement}"
     Console(highlight=False, soft_wrap=True).print(line, markup=False)
 
@@ -82,6 +88,17 @@ def _precision(target: Path, precision: str) -> Precision:
     if target.suffix == ".onnx" and precision != "fp32":
         raise ConfigError(f"--precision {precision}: ONNX is written in fp32; name a .xml for OpenVINO")
     return cast(Precision, precision)
+
+
+def _check_writable(target: Path) -> None:
+    """Try a nameless file in its folder, or in the nearest one above it that exists; nothing stays."""
+    try:
+        for written in (target, target.with_suffix(".bin")) if target.suffix == ".xml" else (target,):
+            if written.is_dir():
+                raise ConfigError(f"{written}: a folder; name a file to write")
+        probe(next(folder for folder in target.absolute().parents if folder.exists()))
+    except OSError as error:
+        raise ConfigError(f"{target}: {cannot_write(error)}; name another folder") from None
 
 
 def _slices(folder: Path, model: nn.Module, scale: HUScale) -> tuple[Tensor, ...]:

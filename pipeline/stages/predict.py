@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,7 @@ from pipeline.weights import VARIANTS, Variant, shipped
 
 _RANGES = {
     "strength": "a number from 0 (no change) to 1 (all of the correction)",
+    "noise_sd_hu": "a number of HU, above 0 and at most 2000",
     "on_unfamiliar": "warn, pass or refuse",
     "engine": "auto, torch or openvino",
     "precision": "auto, fp32, bf16 or int8",
@@ -53,6 +55,7 @@ def run(
     segmenter: Path | None = None,
     settings: Path | None = None,
     strength: float | None = None,
+    noise_sd_hu: float | None = None,
     on_unfamiliar: str | None = None,
     engine: str | None = None,
     precision: str | None = None,
@@ -71,6 +74,7 @@ def run(
             a champion the shipped denoiser.
         settings: `predict.yaml`; without it the defaults of `PredictSettings`.
         strength: share of the denoiser's correction; overrides the settings.
+        noise_sd_hu: noise of every series, which the denoiser is told; overrides the settings.
         on_unfamiliar: `warn`, `pass` or `refuse`; overrides the settings.
         engine: `auto`, `torch` or `openvino`; overrides the settings.
         precision: `auto`, `fp32`, `bf16` or `int8`; overrides the settings.
@@ -87,6 +91,7 @@ def run(
     """
     given = {
         "strength": strength,
+        "noise_sd_hu": noise_sd_hu,
         "on_unfamiliar": on_unfamiliar,
         "engine": engine,
         "precision": precision,
@@ -99,9 +104,7 @@ def run(
     keep_freed_memory()
     restoration = _restoration(bundles, chosen)
     pseudonyms = Pseudonyms(load_secret(secret))
-    with Terminal(restoration.command) as terminal:
-        if bundles.is_shipped and restoration.denoiser is not None:
-            terminal.say(_about_shipped(restoration.denoiser, bundles.denoiser))
+    with Terminal(restoration.command, tuple(_about(restoration, bundles))) as terminal:
         outcomes = run_folder(
             source,
             target,
@@ -173,23 +176,43 @@ def _about_missing(variant: Variant) -> str:
     )
 
 
-def _about_shipped(denoiser: Network, path: Path | None) -> str:
-    name, model_hash = denoiser.bundle.name, denoiser.bundle.model_hash
-    return f"denoiser {name} {model_hash[:12]}, shipped with ldct-pipeline {__version__} in {path}"
+def _about(restoration: Restoration, bundles: _Bundles) -> Iterator[str]:
+    """A line for each network: what it is, and what computes it."""
+    networks = (
+        ("denoiser", restoration.denoiser, bundles.denoiser),
+        ("segmenter", restoration.segmenter, bundles.segmenter),
+    )
+    for kind, network, path in networks:
+        if network is not None:
+            bundle = network.bundle
+            is_shipped = bundles.is_shipped and kind == "denoiser"
+            origin = f"shipped with ldct-pipeline {__version__}, " if is_shipped else ""
+            yield f"{kind}: {bundle.name} {bundle.model_hash[:12]} ({origin}{path}), {network.engine}"
 
 
 def _restoration(bundles: _Bundles, chosen: PredictSettings) -> Restoration:
     denoiser, segmenter = bundles.denoiser, bundles.segmenter
     if denoiser is None:
         _check_engine_has_a_denoiser(chosen)
+    restorer = None if denoiser is None else _network(denoiser, "denoiser", chosen)
     return Restoration(
-        denoiser=None if denoiser is None else _network(denoiser, "denoiser", chosen),
+        denoiser=restorer,
         segmenter=None if segmenter is None else _network(segmenter, "segmenter", chosen),
         strength=chosen.strength,
+        told_noise_sd_hu=_told_noise_sd_hu(restorer, chosen),
         not_for_diagnosis=chosen.not_for_diagnosis,
         on_unfamiliar=chosen.on_unfamiliar,
         nifti=chosen.nifti,
     )
+
+
+def _told_noise_sd_hu(denoiser: Network | None, chosen: PredictSettings) -> float | None:
+    if chosen.noise_sd_hu == "auto":
+        return None
+    if denoiser is None or not denoiser.noise_map:
+        why = "this run has no denoiser" if denoiser is None else f"{denoiser.bundle.name} is not told it"
+        raise ConfigError(f"--noise-sd-hu: {why}; leave the option out")
+    return chosen.noise_sd_hu
 
 
 def _check_engine_has_a_denoiser(chosen: PredictSettings) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
 
-from pipeline.bundle import Bundle, load_bundle, save_bundle
+from pipeline.bundle import Bundle, save_bundle
+from pipeline.config import load_settings
+from pipeline.config.evaluate import EvaluateSettings
 from pipeline.config.layout import Layout
 from pipeline.errors import ConfigError, DataError
 from pipeline.report.card.gate import broken_rules
-from pipeline.stages.scores import read_json
+from pipeline.report.card.scores import Scores
+from pipeline.stages.denoiser_scores import evaluate_command, read_scores
+from pipeline.stages.earlier import trained_bundle
 from pipeline.stages.shipping import PLAIN, TEXTURE, TEXTURE_GATE, write_whole
 
 WEIGHTS: Final = Path("pipeline/weights")
@@ -28,8 +31,9 @@ def run(preset: str) -> None:
 
     Raises:
         BundleError: a bundle is missing or damaged.
-        ConfigError: the preset has no denoiser and texture variant, or this is no checkout of the project.
-        DataError: scores are missing, damaged, of other weights, or of different settings.
+        ConfigError: the preset has no denoiser, texture variant or settings of evaluations, or this is no
+            checkout of the project.
+        DataError: scores are missing, damaged, of other weights, or of different settings or doses.
     """
     layout = Layout(preset)
     for name in (PLAIN, TEXTURE):
@@ -40,7 +44,7 @@ def run(preset: str) -> None:
             )
     if not WEIGHTS.is_dir():
         raise ConfigError(f"{WEIGHTS}: no such folder here; run this in a checkout of ldct-pipeline")
-    plain, texture = (load_bundle(layout.bundle(name), "denoiser") for name in (PLAIN, TEXTURE))
+    plain, texture = (trained_bundle(layout, name, "denoiser") for name in (PLAIN, TEXTURE))
     broken = _judge(layout, plain, texture)
     save_bundle(_packaged(PLAIN), plain)
     if broken:
@@ -60,31 +64,30 @@ def run(preset: str) -> None:
 def _judge(layout: Layout, plain: Bundle, texture: Bundle) -> list[str]:
     """The rules that the texture variant breaks."""
     plain_scores, texture_scores = _scores(layout, PLAIN, plain), _scores(layout, TEXTURE, texture)
-    settings = {one.get("settings_sha256") for one in (plain_scores, texture_scores)}
-    if len(settings) > 1:
-        raise DataError(
-            f"{layout.metrics(TEXTURE)}: scored with other settings than {layout.metrics(PLAIN)}; "
-            f"{_evaluate(layout, PLAIN)}, and the same for {TEXTURE}"
-        )
+    both = (plain_scores, texture_scores)
+    for what, found in (
+        ("with other settings", {one.settings_sha256 for one in both}),
+        ("at other doses", {frozenset(one.doses) for one in both}),
+    ):
+        if len(found) > 1:
+            raise DataError(
+                f"{layout.metrics(TEXTURE)}: scored {what} than {layout.metrics(PLAIN)}; "
+                f"run {evaluate_command(layout, PLAIN)}, and the same for {TEXTURE}"
+            )
     return broken_rules(plain_scores, texture_scores)
 
 
-def _scores(layout: Layout, name: str, bundle: Bundle) -> Mapping[str, Any]:
-    path = layout.metrics(name)
-    scores = read_json(path)
+def _scores(layout: Layout, name: str, bundle: Bundle) -> Scores:
+    path, again = layout.metrics(name), f"run {evaluate_command(layout, name)}"
+    scores = read_scores(layout, name, load_settings(layout.config("evaluate"), EvaluateSettings))
     if scores is None:
-        raise DataError(f"{path}: no such file; {_evaluate(layout, name)}")
-    scored = str(scores.get("model_hash"))
-    if scored != bundle.model_hash:
+        raise DataError(f"{path}: no such file; {again}")
+    if scores.model_hash != bundle.model_hash:
         raise DataError(
-            f"{path}: scores of model {scored[:12]}, {layout.bundle(name)} is {bundle.model_hash[:12]}; "
-            f"{_evaluate(layout, name)}"
+            f"{path}: scores of model {scores.model_hash[:12]}, {layout.bundle(name)} is "
+            f"{bundle.model_hash[:12]}; {again}"
         )
     return scores
-
-
-def _evaluate(layout: Layout, name: str) -> str:
-    return f"run ldct evaluate {name} --preset {layout.preset}"
 
 
 def _packaged(name: str) -> Path:

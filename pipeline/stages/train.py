@@ -33,6 +33,7 @@ from pipeline.engine import (
 )
 from pipeline.manifest import code_sha256, digest_of, file_sha256
 from pipeline.objectives import Score
+from pipeline.stages.earlier import check_ingested
 from pipeline.stages.families import Training, build_plan, build_training
 from pipeline.tracking import Run, project_root, register_bundle, start_run, write_run_json
 
@@ -72,6 +73,7 @@ def run(name: str, preset: str) -> None:
     with join_team() as team, exact(), ExitStack() as opened:
         config = layout.config(name)
         settings = load_train_settings(config)
+        check_ingested(layout)
         hardware = choose_hardware(settings.precision, team)
         training = build_training(settings, layout.cases, device=hardware.device)
         digest = data_digest(layout.cases)

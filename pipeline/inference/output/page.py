@@ -38,6 +38,7 @@ class Row:
         shape: slices, rows and columns in words.
         noise: name and value of each noise, in HU.
         volumes: name and value of each segment, in ml.
+        networks: kind of each network, and which one, computed by what.
         link: relative address of its folder, where it has one.
         preview: relative address of its picture, where it has one.
     """
@@ -50,6 +51,7 @@ class Row:
     shape: str = ""
     noise: tuple[tuple[str, str], ...] = ()
     volumes: tuple[tuple[str, str], ...] = ()
+    networks: tuple[tuple[str, str], ...] = ()
     link: str = ""
     preview: str = ""
 
@@ -96,6 +98,7 @@ def _series(target: Path, lines: Sequence[Json]) -> Iterator[Row]:
             shape=" × ".join(str(extent) for extent in line.get("shape", ())),
             noise=_noise(line.get("noise_sd_hu", {})),
             volumes=tuple((name, f"{ml:.1f}") for name, ml in line.get("volumes_ml", {}).items()),
+            networks=tuple(_networks(line.get("recipe", {}))),
             link=quote(f"{folder.as_posix()}/") if has_folder else "",
             preview=quote(f"{folder.as_posix()}/{PREVIEW}") if has_preview else "",
         )
@@ -124,6 +127,14 @@ def _noise(noise_sd_hu: Mapping[str, float | None]) -> tuple[tuple[str, str], ..
     names = sorted(noise_sd_hu, key=lambda name: (name != "before", name))
     values = ((name, noise_sd_hu[name]) for name in names)
     return tuple((name.replace("_", " "), "–" if sd is None else f"{sd:.1f}") for name, sd in values)
+
+
+def _networks(recipe: Json) -> Iterator[tuple[str, str]]:
+    for kind in ("denoiser", "segmenter"):
+        if network := recipe.get(kind):
+            strength = recipe["strength"] if kind == "denoiser" else 1.0
+            weaker = "" if strength == 1.0 else f", strength {strength:g}"
+            yield kind, f"{network['name']} {network['model_hash'][:12]}{weaker}, {network['engine']}"
 
 
 def _bad_news_first(row: Row) -> tuple[int, bool, str, str]:

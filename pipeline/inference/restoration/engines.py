@@ -17,6 +17,7 @@ from pipeline.export import (
     installed,
     loads,
     nncf_version,
+    not_installed,
     openvino_module,
     openvino_version,
     phantom_inputs,
@@ -152,4 +153,4 @@ def _check(engine: EngineChoice, precision: Precision, bundle: Bundle, device: t
         )
     for name in ("openvino", "nncf") if precision == "int8" else ("openvino",):
         if not installed(name):
-            raise ConfigError(f'{name} is not installed: pip install "ldct-pipeline[openvino]"')
+            raise not_installed(name)

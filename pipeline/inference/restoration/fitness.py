@@ -60,5 +60,5 @@ def check_noise(network: Network, noise_sd_hu: float | None) -> None:
         raise UnfitSeriesError(
             NOISE_UNKNOWN,
             f"{network.bundle.name} has to be told the noise, and there is too little soft tissue to measure "
-            "it in; take a denoiser without a noise map",
+            "it in; tell it with --noise-sd-hu, or take a denoiser without a noise map",
         )

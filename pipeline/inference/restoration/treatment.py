@@ -55,6 +55,7 @@ class Restoration:
         denoiser: network of a denoiser's bundle, or None.
         segmenter: network of a segmenter's bundle, or None; it sees the denoised slices if there are any.
         strength: share of the denoiser's correction, 0..1.
+        told_noise_sd_hu: of every series, in place of what is measured in each; None to measure.
         not_for_diagnosis: write "not for diagnostic use" into the results.
         on_unfamiliar: what is done with a series unlike the training: treat it with a warning, pass its files
             on untouched, or refuse it.
@@ -67,6 +68,7 @@ class Restoration:
     denoiser: Network | None
     segmenter: Network | None
     strength: float = 1.0
+    told_noise_sd_hu: float | None = None
     not_for_diagnosis: bool = True
     on_unfamiliar: OnUnfamiliar = "warn"
     nifti: bool = False
@@ -90,6 +92,7 @@ class Restoration:
             "denoiser": None if self.denoiser is None else _describe(self.denoiser),
             "segmenter": None if self.segmenter is None else _describe(self.segmenter),
             "strength": None if self.denoiser is None else self.strength,
+            "told_noise_sd_hu": self.told_noise_sd_hu,
             "tile_pixels": None if self.denoiser is None else self.denoiser.tile_pixels,
             "not_for_diagnosis": self.not_for_diagnosis,
             "on_unfamiliar": self.on_unfamiliar,
@@ -180,7 +183,8 @@ class Restoration:
         with watch.step("survey"):
             survey = survey_series(entry)
         with watch.step("measure"):
-            noise_sd_hu = _noise_sd_hu(survey)
+            measured_sd_hu = _noise_sd_hu(survey)
+        noise_sd_hu = measured_sd_hu if self.told_noise_sd_hu is None else self.told_noise_sd_hu
         facts = self._unlike_training(entry, survey, noise_sd_hu)
         unlike = tuple(dict.fromkeys(fact.phrase for fact in facts))
         details = tuple(dict.fromkeys(fact.code for fact in facts))
@@ -194,7 +198,7 @@ class Restoration:
         if unlike and self.on_unfamiliar == "pass":
             _pass_on(entry, folder, survey, watch)
             return Measured(
-                noise_sd_hu={"before": noise_sd_hu, "after": None},
+                noise_sd_hu={"before": measured_sd_hu, "after": None},
                 reason_codes=(UNFAMILIAR_PASSED, *details),
                 unfamiliar=unlike,
             )
@@ -214,7 +218,7 @@ class Restoration:
             watch=watch,
         ).run(on_slices)
         return Measured(
-            noise_sd_hu={"before": noise_sd_hu, "after": restored.noise_after_sd_hu},
+            noise_sd_hu={"before": measured_sd_hu, "after": restored.noise_after_sd_hu},
             volumes_ml=restored.volumes_ml,
             reason_codes=self._codes(restored, details),
             unfamiliar=unlike,

@@ -1,4 +1,4 @@
-"""What a card is written from, and how to look something up in scores that may be incomplete."""
+"""What a card is written from."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-Scores = Mapping[str, Any]
-"""What an evaluation wrote as JSON."""
+from pipeline.report.card.scores import AtDose, Detectability, Gate, KernelPairs, Scores, Ttf
 
-INPUT: Final = "input"
-RESTORED: Final = "restored"
 FULL: Final = "full"
 """Convention by which slices are compared with their input."""
 ASSUMED: Final = "assumed"
 """Group of `by_scan`: the scan's own noise could not be read from its images."""
-BIAS: Final = "bias_against_normal_dose_hu"
 TISSUES: Final = ("body", "soft_tissue", "bone", "lung", "fat")
-_DOSE: Final = "dose_"
 
 
 @dataclass(frozen=True)
@@ -82,15 +77,29 @@ class Model:
     squares: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def by_dose(self) -> dict[float, Scores]:
-        """Scores by dose fraction, the highest dose first."""
-        return scores_by_dose(self.scores)
+    def by_dose(self) -> dict[float, AtDose]:
+        """Scores by dose fraction, the highest dose first; none where it was not evaluated."""
+        return {} if self.scores is None else self.scores.by_dose
 
     @property
-    def slices(self) -> int | None:
+    def patients(self) -> int:
+        """How many were scored."""
+        return 0 if self.scores is None else self.scores.patients
+
+    @property
+    def slices(self) -> int:
         """How many were scored at each dose."""
-        found: int | None = get(self.scores, "slices")
-        return found
+        return 0 if self.scores is None else self.scores.slices
+
+    @property
+    def detectability(self) -> Detectability | None:
+        """None where no lesions were looked for."""
+        return None if self.scores is None else self.scores.detectability
+
+    @property
+    def ttf(self) -> Ttf | None:
+        """None where no edges were measured."""
+        return None if self.scores is None else self.scores.ttf
 
 
 @dataclass(frozen=True)
@@ -141,10 +150,8 @@ class Card:
         rounding_db: by how much a slice may, for rounding alone.
         settings_sha256: of the evaluation's settings as they are now.
         slices_per_case: most slices of a case that are scored.
-        texture_gate: of `ldct publish`: whether the texture variant `ships`, the `broken` rules, and the
-            `model_hash` of both variants; None where it was not judged.
-        kernel_pairs: `text`, and perhaps `columns` and `rows`, on scans of one acquisition with two kernels,
-            and the `model_hash` that they were measured with.
+        texture_gate: of `ldct publish`; None where it was not judged.
+        kernel_pairs: of `benchmarks/kernel_pairs.py`; None where they were not measured.
         why: hand-written: why this network.
         known: hand-written: what is known to fail.
         pictures: caption by file name, beside the card; those of `worst_of_each_dose`.
@@ -161,8 +168,8 @@ class Card:
     rounding_db: float
     settings_sha256: str
     slices_per_case: int
-    texture_gate: Mapping[str, Any] | None = None
-    kernel_pairs: Mapping[str, Any] | None = None
+    texture_gate: Gate | None = None
+    kernel_pairs: KernelPairs | None = None
     why: str = ""
     known: str = ""
     pictures: Mapping[str, str] = field(default_factory=dict)
@@ -182,9 +189,9 @@ class Card:
         if model.scores is None:
             return ""
         others = []
-        if model.weights is not None and model.scores.get("model_hash") != model.weights.model_hash:
+        if model.weights is not None and model.scores.model_hash != model.weights.model_hash:
             others.append("weights")
-        if model.scores.get("settings_sha256") != self.settings_sha256:
+        if model.scores.settings_sha256 != self.settings_sha256:
             others.append("settings")
         return " and ".join(others)
 
@@ -193,38 +200,16 @@ class Card:
         """Whether the kernel pairs were measured with another model than the plain denoiser."""
         if self.kernel_pairs is None or self.plain.weights is None:
             return False
-        return self.kernel_pairs.get("model_hash") != self.plain.weights.model_hash
+        return self.kernel_pairs.model_hash != self.plain.weights.model_hash
 
     def command(self, stage: str, name: str) -> str:
         """What makes the part that is missing."""
         return f"`ldct {stage} {name} --preset {self.preset}`"
 
 
-def scores_by_dose(scores: Scores | None) -> dict[float, Scores]:
-    """Scores by dose fraction, the highest dose first."""
-    found = (scores or {}).get("doses", {})
-    doses = {float(key.removeprefix(_DOSE)): own for key, own in found.items()}
-    return {dose: doses[dose] for dose in sorted(doses, reverse=True)}
-
-
-def get(scores: Mapping[str, Any] | None, *keys: str) -> Any:
-    """What lies below these keys, None where something on the way is missing."""
-    found: Any = scores
-    for key in keys:
-        if not isinstance(found, Mapping) or key not in found:
-            return None
-        found = found[key]
-    return found
-
-
-def against_normal_dose(scores: Scores | None, convention: str, method: str, score: str) -> float | None:
-    """One number of the scores at one dose."""
-    found: float | None = get(scores, "against_normal_dose", convention, method, score)
-    return found
-
-
-def baselines_of(scores: Scores | None, convention: str) -> list[str]:
-    """Methods that the network is compared with."""
-    return [
-        name for name in get(scores, "against_normal_dose", convention) or {} if name not in (INPUT, RESTORED)
-    ]
+def against_normal_dose(scores: AtDose | None, convention: str, method: str, score: str) -> float | None:
+    """One number of the scores at one dose; None where this was not scored or could not be measured."""
+    methods = None if scores is None else scores.against_normal_dose.get(convention)
+    found = None if methods is None else methods.by_name.get(method)
+    value: float | None = getattr(found, score, None)
+    return value

@@ -6,19 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from pipeline.report.card.facts import (
-    ASSUMED,
-    INPUT,
-    RESTORED,
-    Card,
-    Model,
-    against_normal_dose,
-    baselines_of,
-    get,
-)
-from pipeline.report.card.groups import GROUPINGS, groups
+from pipeline.report.card.facts import ASSUMED, Card, Model, against_normal_dose
+from pipeline.report.card.groups import TITLES, groups
 from pipeline.report.card.markdown import percent, signed
-from pipeline.report.card.quality import WORST_BIAS, told
+from pipeline.report.card.quality import told
+from pipeline.report.card.scores import INPUT, RESTORED, Detectability
 
 SCORES: Final = {"psnr_db": "PSNR", "ssim": "SSIM", "rmse_hu": "RMSE"}
 FEW_PATIENTS: Final = 3
@@ -56,7 +48,7 @@ def _harmed(card: Card) -> Iterator[str]:
         told(model): [
             f"{count} of {model.slices} at {percent(dose)}"
             for dose, scores in model.by_dose.items()
-            if (count := get(scores, "slices_below_input"))
+            if (count := scores.slices_below_input)
         ]
         for model in card.models
     }
@@ -84,7 +76,7 @@ def _rivals(model: Model, dose: float, conventions: Sequence[str], score: str) -
     sign = -1 if score == "rmse_hu" else 1
     for name in conventions:
         own = against_normal_dose(scores, name, RESTORED, score)
-        for rival in (INPUT, *baselines_of(scores, name)):
+        for rival in (INPUT, *scores.baselines):
             other = against_normal_dose(scores, name, rival, score)
             if own is not None and other is not None and sign * other >= sign * own:
                 found.setdefault(rival, []).append(name)
@@ -94,19 +86,14 @@ def _rivals(model: Model, dose: float, conventions: Sequence[str], score: str) -
 def _weakest_group(card: Card) -> Iterator[str]:
     """Of all groups in a choice of groups the one that comes least near to its ceiling."""
     first = card.conventions[0]
-    ceilings = {
-        dose: ceiling_db
-        for fold in card.folds
-        for dose, scores in fold.by_dose.items()
-        if (ceiling_db := get(scores, "gain_ceiling_db"))
-    }
+    ceilings = {dose: scores.gain_ceiling_db for fold in card.folds for dose, scores in fold.by_dose.items()}
     shares = [
         (gain_db / ceilings[dose], dose, f"{grouping} {name}", own.patients, gain_db)
-        for grouping in GROUPINGS
+        for grouping in TITLES
         if len(found := groups(card, grouping)) > 1
         for name, own in found.items()
         for (dose, convention), gain_db in own.gain_db.items()
-        if convention == first and dose in ceilings and name != ASSUMED
+        if convention == first and name != ASSUMED
     ]
     if shares:
         _, dose, name, patients, gain_db = min(shares)
@@ -136,8 +123,7 @@ def _biased(card: Card) -> Iterator[str]:
         worst = [
             (abs(moved[RESTORED]), moved[RESTORED], tissue, dose)
             for dose, scores in model.by_dose.items()
-            for tissue, moved in (get(scores, WORST_BIAS) or {}).items()
-            if moved.get(RESTORED) is not None
+            for tissue, moved in scores.worst_patient_bias_against_normal_dose_hu.items()
         ]
         if worst and max(worst)[0] > BIAS_WORTH_SAYING_HU:
             _, bias_hu, tissue, dose = max(worst)
@@ -152,8 +138,9 @@ def _smoothed(card: Card) -> Iterator[str]:
         shifts = [
             (restored - before, dose)
             for dose, scores in model.by_dose.items()
-            if (restored := get(scores, "noise_texture", RESTORED, "mean_shift_per_mm")) is not None
-            and (before := get(scores, "noise_texture", INPUT, "mean_shift_per_mm")) is not None
+            if scores.noise_texture
+            and (restored := scores.noise_texture[RESTORED].mean_shift_per_mm) is not None
+            and (before := scores.noise_texture[INPUT].mean_shift_per_mm) is not None
         ]
         if shifts and min(shifts)[0] < -SHIFT_WORTH_SAYING_PER_MM:
             shift, dose = min(shifts)
@@ -169,30 +156,29 @@ def _lost(card: Card) -> Iterator[str]:
     found = {
         told(model): [
             f"to {observer.upper()} at {percent(float(dose))}"
-            for dose, observers in (get(model.scores, "detectability", "verdict") or {}).items()
+            for dose, observers in model.detectability.verdict.items()
             for observer, verdict in observers.items()
             if verdict == "lost"
         ]
         for model in card.models
+        if model.detectability is not None
     }
     yield from _line("Low-contrast lesions are harder to see than before", found)
 
 
 def _seen_better(card: Card) -> Iterator[str]:
     """Where the d' of a tuned baseline is above the network's, at the digits shown; the best of them."""
-    found = {told(model): list(_better_seen(model)) for model in card.models}
+    found = {told(model): list(_better_seen(own)) for model in card.models if (own := model.detectability)}
     yield from _line("A tuned baseline shows low-contrast lesions better, by d' alone", found)
 
 
-def _better_seen(model: Model) -> Iterator[str]:
-    for dose, observers in (get(model.scores, "detectability", "by_dose") or {}).items():
+def _better_seen(lesions: Detectability) -> Iterator[str]:
+    for dose, observers in lesions.by_dose.items():
         for observer, methods in observers.items():
             rivals = {
-                name: d_prime
-                for name, found in methods.items()
-                if name not in (INPUT, RESTORED) and (d_prime := get(found, "d_prime")) is not None
+                name: found.d_prime for name, found in methods.baselines.items() if found.d_prime is not None
             }
-            own = get(methods, RESTORED, "d_prime")
+            own = methods.restored.d_prime
             best = max(rivals, key=lambda name: rivals[name], default=None)
             if own is not None and best is not None and round(rivals[best], 2) > round(own, 2):
                 who = f"{best} to {observer.upper()} at {percent(float(dose))}"
@@ -205,9 +191,9 @@ def _blurred(card: Card) -> Iterator[str]:
     for model in card.models:
         shares = [
             (share, float(dose), contrast)
-            for dose, contrasts in (get(model.scores, "ttf", "by_dose") or {}).items()
+            for dose, contrasts in ({} if model.ttf is None else model.ttf.by_dose).items()
             for contrast, measured in contrasts.items()
-            if (share := get(measured, RESTORED, "f50_share")) is not None
+            if (share := measured[RESTORED].f50_share) is not None
         ]
         if shares and min(shares)[0] < EDGE_LEFT:
             share, dose, contrast = min(shares)
@@ -216,12 +202,12 @@ def _blurred(card: Card) -> Iterator[str]:
 
 
 def _left_out(card: Card) -> Iterator[str]:
-    for key, kind in (
-        ("cases_left_out", f"Not scored ({UNSCORED})"),
-        ("tuning_cases_left_out", f"Baselines tuned without ({UNSCORED})"),
-    ):
-        yield from _line(kind, {told(model): list(get(model.scores, key) or {}) for model in card.models})
-    alone = [told(fold) for fold in card.folds if get(fold.scores, "patients") == 1]
+    scored = {told(model): model.scores for model in card.models if model.scores is not None}
+    untested = {name: list(scores.cases_left_out) for name, scores in scored.items()}
+    yield from _line(f"Not scored ({UNSCORED})", untested)
+    untuned = {name: list(scores.tuning_cases_left_out) for name, scores in scored.items()}
+    yield from _line(f"Baselines tuned without ({UNSCORED})", untuned)
+    alone = [told(fold) for fold in card.folds if fold.patients == 1]
     if alone:
         yield f"One patient each, so they say little of other patients of such scans: {', '.join(alone)}."
 
@@ -229,12 +215,8 @@ def _left_out(card: Card) -> Iterator[str]:
 def _grid_ends(card: Card) -> Iterator[str]:
     ends: Counter[str] = Counter()
     for model in card.models:
-        ends.update(_ends(model))
+        for scores in model.by_dose.values():
+            ends.update(list(scores.baselines_at_grid_end))
     if ends:
         names = ", ".join(f"{name} ({count} times)" for name, count in ends.items())
         yield f"Baselines whose best value is the end of its grid, so that a better one may exist: {names}."
-
-
-def _ends(model: Model) -> Iterator[str]:
-    for scores in model.by_dose.values():
-        yield from get(scores, "baselines_at_grid_end") or {}

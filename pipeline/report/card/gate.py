@@ -5,12 +5,12 @@ The rules were written before any texture variant had been scored, so that no re
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any, Final
 
-from pipeline.report.card.facts import BIAS, RESTORED, TISSUES, Card, Scores, get, scores_by_dose
+from pipeline.report.card.facts import TISSUES, Card
 from pipeline.report.card.markdown import bullets, percent, signed
+from pipeline.report.card.scores import RESTORED, AtDose, Scores, Verdict, fraction_of
 
 LARGEST_BIAS_HU: Final = 1.0
 """A mean shift that is allowed in any tissue, however small the plain variant's."""
@@ -29,20 +29,17 @@ def broken_rules(plain: Scores, texture: Scores) -> list[str]:
     """One line for each of `RULES` that a dose breaks; none where the texture variant ships.
 
     Args:
-        plain: what the evaluation of the plain variant wrote as JSON.
-        texture: the same of the texture variant, scored under the same settings.
+        plain: of the plain variant.
+        texture: of the texture variant, under the same settings and so at the same doses.
     """
-    ours, plains = scores_by_dose(texture), scores_by_dose(plain)
-    doses = [dose for dose in plains if dose in ours]
-    if not doses:
-        return ["doses: none that both variants were scored at"]
+    ours, plains = texture.by_dose, plain.by_dose
     at_doses = [
         f"{percent(dose)} dose, {line}"
-        for dose in doses
+        for dose in plains
         for rule in (_noise_texture, _bias)
         for line in rule(plains[dose], ours[dose])
     ]
-    return [*at_doses, *_lesions(plain, texture, doses)]
+    return [*at_doses, *_lesions(plain, texture)]
 
 
 def whether_texture_ships(card: Card) -> Iterator[str]:
@@ -51,7 +48,8 @@ def whether_texture_ships(card: Card) -> Iterator[str]:
     others = [
         model.name
         for model in card.variants
-        if model.weights is not None and get(judged, "model_hash", model.name) != model.weights.model_hash
+        if model.weights is not None
+        and (judged is None or judged.model_hash.get(model.name) != model.weights.model_hash)
     ]
     if judged is None:
         yield f"Whether the texture variant ships has **not been judged** yet: {command}. {RULES}"
@@ -59,29 +57,35 @@ def whether_texture_ships(card: Card) -> Iterator[str]:
         names = " and ".join(others)
         yield f"Whether the texture variant ships was judged with **other weights** of {names}: {command}."
         yield RULES
-    elif judged.get("ships"):
+    elif judged.ships:
         yield f"**The texture variant ships**: it keeps the rules, set before it was scored. {RULES}"
     else:
         yield f"**The texture variant does NOT ship**, by rules set before it was scored. {RULES} Broken:"
-        yield bullets(judged.get("broken", []))
+        yield bullets(judged.broken)
 
 
-def _noise_texture(plain: Scores, texture: Scores) -> Iterator[str]:
-    theirs, ours = (_number(one, "noise_texture", RESTORED, "l1_distance") for one in (plain, texture))
+def _noise_texture(plain: AtDose, texture: AtDose) -> Iterator[str]:
+    theirs, ours = (
+        one.noise_texture[RESTORED].l1_distance if one.noise_texture else None for one in (plain, texture)
+    )
     if theirs is None or ours is None:
         yield _missing("noise texture, L1 distance", theirs, ours)
     elif ours >= theirs:
         yield f"noise texture: L1 distance {ours:g}, not below the plain variant's {theirs:g}"
 
 
-def _bias(plain: Scores, texture: Scores) -> Iterator[str]:
+def _bias(plain: AtDose, texture: AtDose) -> Iterator[str]:
     """Tissues that neither was scored in are left out."""
-    tissues = [name for name in TISSUES if get(plain, BIAS, name) or get(texture, BIAS, name)]
+    plains, others = (
+        {tissue: moved[RESTORED] for tissue, moved in one.bias_against_normal_dose_hu.items()}
+        for one in (plain, texture)
+    )
+    tissues = [name for name in TISSUES if name in plains or name in others]
     if not tissues:
         yield "HU bias: no tissue was scored"
     for name in tissues:
         what = f"HU bias in {name.replace('_', ' ')}"
-        theirs, ours = (_number(one, BIAS, name, RESTORED) for one in (plain, texture))
+        theirs, ours = plains.get(name), others.get(name)
         if theirs is None or ours is None:
             yield _missing(what, theirs, ours)
         elif abs(ours) > max(LARGEST_BIAS_HU, abs(theirs)):
@@ -89,13 +93,12 @@ def _bias(plain: Scores, texture: Scores) -> Iterator[str]:
             yield f"{what}: {signed(ours)} HU, larger than {limit}"
 
 
-def _lesions(plain: Scores, texture: Scores, doses: list[float]) -> Iterator[str]:
+def _lesions(plain: Scores, texture: Scores) -> Iterator[str]:
     """Doses at which neither was measured are left out, but not all of them."""
     plains, ours = (_verdicts(one) for one in (plain, texture))
     looked = sorted({*plains, *ours}, key=lambda one: (-one[0], one[1]))
-    looked = [one for one in looked if one[0] in doses]
     if not looked:
-        yield "detectability: measured at no dose that both variants were scored at"
+        yield "detectability: measured at no dose"
     for dose, observer in looked:
         what = f"{percent(dose)} dose, detectability to {observer.upper()}"
         before, after = plains.get((dose, observer)), ours.get((dose, observer))
@@ -105,19 +108,14 @@ def _lesions(plain: Scores, texture: Scores, doses: list[float]) -> Iterator[str
             yield f"{what}: {after}, the plain variant's: {before}"
 
 
-def _verdicts(scores: Scores) -> dict[tuple[float, str], str | None]:
-    """By dose and observer; None where there is no such verdict."""
+def _verdicts(scores: Scores) -> dict[tuple[float, str], Verdict]:
+    """By dose and observer; none where no lesion could be looked for."""
+    found = {} if scores.detectability is None else scores.detectability.by_dose
     return {
-        (float(dose), observer): verdict if verdict in _BEST_FIRST else None
-        for dose, observers in (get(scores, "detectability", "by_dose") or {}).items()
+        (fraction_of(dose), observer): methods.restored.verdict
+        for dose, observers in found.items()
         for observer, methods in observers.items()
-        for verdict in [get(methods, RESTORED, "verdict")]
     }
-
-
-def _number(scores: Scores, *keys: str) -> float | None:
-    found = get(scores, *keys)
-    return float(found) if isinstance(found, int | float) and math.isfinite(found) else None
 
 
 def _missing(what: str, plain: Any, texture: Any) -> str:

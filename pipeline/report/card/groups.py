@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from pipeline.report.card.facts import Card, get
+from pipeline.report.card.facts import Card
 from pipeline.report.card.markdown import percent, signed, table
+from pipeline.report.card.scores import Group as ScoredGroup
 
-GROUPINGS: Final = {
+TITLES: Final = {
     "anatomy": "Anatomy",
     "kernel": "Kernel of the header",
     "texture": "Noise texture of the kernel (smooth peaks below 0.3 /mm, sharp above 0.45 /mm)",
@@ -39,15 +40,15 @@ class Group:
 class _Part:
     source: str
     dose: float
-    found: Mapping[str, Any]
+    found: ScoredGroup
 
 
 def groups(card: Card, grouping: str) -> dict[str, Group]:
     """By name; a mean over patients is that of the sources' means, weighted by their patients."""
     parts: dict[str, list[_Part]] = {}
     for fold in card.folds:
-        for dose, scores in fold.by_dose.items():
-            for name, found in (get(scores, f"by_{grouping}") or {}).items():
+        for dose, own in fold.by_dose.items():
+            for name, found in own.groups(grouping).items():
                 parts.setdefault(name, []).append(_Part(fold.held_out, dose, found))
     return {name: _group(parts[name], card.conventions) for name in sorted(parts)}
 
@@ -76,14 +77,21 @@ def _group(parts: Sequence[_Part], conventions: Sequence[str]) -> Group:
     gain_db = {}
     for dose in {part.dose for part in parts}:
         for name in conventions:
-            known = [part.found for part in parts if part.dose == dose and name in part.found]
-            patients = sum(found["patients"] for found in known)
-            if patients:
-                total = sum(found["patients"] * found[name]["gain_db"] for found in known)
-                gain_db[dose, name] = total / patients
+            mean_db = mean_gain_db([part.found for part in parts if part.dose == dose], name)
+            if mean_db is not None:
+                gain_db[dose, name] = mean_db
     return Group(
         sources=tuple(once),
-        patients=sum(found["patients"] for found in once.values()),
-        slices=sum(found["slices"] for found in once.values()),
+        patients=sum(found.patients for found in once.values()),
+        slices=sum(found.slices for found in once.values()),
         gain_db=gain_db,
     )
+
+
+def mean_gain_db(found: Sequence[ScoredGroup], convention: str) -> float | None:
+    """Mean over the patients of some groups; None where one of them has no such number."""
+    known = [(one.patients, one.gains[convention].gain_db) for one in found if convention in one.gains]
+    totals_db = [patients * gain_db for patients, gain_db in known if gain_db is not None]
+    if not known or len(totals_db) < len(known):
+        return None
+    return sum(totals_db) / sum(patients for patients, _ in known)

@@ -5,18 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
-from pipeline.report.card.facts import (
-    INPUT,
-    RESTORED,
-    Card,
-    Model,
-    against_normal_dose,
-    baselines_of,
-    get,
-)
-from pipeline.report.card.groups import GROUPINGS, groups_table
+from pipeline.report.card.facts import Card, Model, against_normal_dose
+from pipeline.report.card.groups import TITLES, groups_table
 from pipeline.report.card.markdown import NOT_MEASURED, gap, interval, number, percent, signed, table
 from pipeline.report.card.promise import below_input, ceiling_mark, footnote, promise, promise_by_scan
+from pipeline.report.card.scores import INPUT, RESTORED
 
 USUAL: Final = ("gaussian", "nlm", "tv", "bm3d")
 """Order of the baselines' columns."""
@@ -53,7 +46,7 @@ def held_out(card: Card) -> Iterator[str]:
         yield f"### Beside other methods, {tuned} (convention `{name}`)"
         yield "Each cell: gain in PSNR [dB] / SSIM / RMSE [HU]."
         yield _baselines(card, name)
-    for grouping, title in GROUPINGS.items():
+    for grouping, title in TITLES.items():
         yield f"### {title}"
         yield groups_table(card, grouping)
     yield "### Slices below their input"
@@ -68,8 +61,7 @@ def _above_ceiling(card: Card) -> Iterator[str]:
         for fold in card.folds
         for dose, scores in fold.by_dose.items()
         if (gain_db := against_normal_dose(scores, name, RESTORED, "gain_db")) is not None
-        and (ceiling_db := get(scores, "gain_ceiling_db")) is not None
-        and gain_db > ceiling_db
+        and gain_db > (ceiling_db := scores.gain_ceiling_db)
     ]
     if above:
         yield (
@@ -110,12 +102,12 @@ def _score_row(fold: Model, dose: float, convention: str) -> list[str]:
     return [
         fold.held_out,
         percent(dose),
-        f"{get(fold.scores, 'patients')}, {fold.slices}",
+        f"{fold.patients}, {fold.slices}",
         number(of(INPUT, "psnr_db")),
         number(of(RESTORED, "psnr_db")),
         interval(of(RESTORED, "gain_db"), low, high),
-        number(get(scores, "gain_ceiling_db")) + mark,
-        number(get(scores, "clean_output_gain_db")) + mark,
+        number(scores.gain_ceiling_db) + mark,
+        number(scores.clean_output_gain_db) + mark,
         f"{number(of(INPUT, 'ssim'), 4)} → {number(of(RESTORED, 'ssim'), 4)}",
         f"{number(of(INPUT, 'rmse_hu'), 1)} → {number(of(RESTORED, 'rmse_hu'), 1)}",
     ]
@@ -133,10 +125,7 @@ _BEST: Final = {"gain_db": "best PSNR", "ssim": "best SSIM", "rmse_hu": "best RM
 def _baselines(card: Card, convention: str) -> str:
     """Network and baselines side by side; a baseline that no source has gets no column."""
     found = {
-        name: None
-        for fold in card.folds
-        for scores in fold.by_dose.values()
-        for name in baselines_of(scores, convention)
+        name: None for fold in card.folds for scores in fold.by_dose.values() for name in scores.baselines
     }
     names = list(dict.fromkeys([*(name for name in USUAL if name in found), *found]))
     heads = ["held out", "dose", "network", *names, *_BEST.values()]

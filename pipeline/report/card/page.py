@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from pipeline.report.card import about, quality, variants
-from pipeline.report.card.facts import RESTORED, Card, against_normal_dose, get
+from pipeline.report.card.facts import Card, against_normal_dose
 from pipeline.report.card.failures import failures
 from pipeline.report.card.groups import doses_of
 from pipeline.report.card.held_out import held_out
 from pipeline.report.card.markdown import NOT_MEASURED, bullets, percent, signed
 from pipeline.report.card.promise import promise, promise_by_scan
 from pipeline.report.card.quality import told
+from pipeline.report.card.scores import RESTORED
 
 Section = Callable[[Card], Iterator[str]]
 
@@ -64,9 +65,7 @@ def _summary(card: Card) -> Iterator[str]:
             lines.append(f"{percent(dose)} dose, held-out sources: {NOT_MEASURED}.")
             continue
         low, high = min(known, key=lambda name: known[name]), max(known, key=lambda name: known[name])
-        ceiling = next(
-            get(fold.by_dose[dose], "gain_ceiling_db") for fold in card.folds if dose in fold.by_dose
-        )
+        ceiling = next(fold.by_dose[dose].gain_ceiling_db for fold in card.folds if dose in fold.by_dose)
         lines.append(
             f"{percent(dose)} dose, {len(known)} of {len(gains)} held-out sources: gains from "
             f"{signed(known[low])} dB ({low}) to {signed(known[high])} dB ({high}), ceiling "
@@ -90,10 +89,11 @@ def _missing(card: Card) -> Iterator[str]:
         elif other := card.scored_otherwise(model):
             again = card.command("evaluate", model.name)
             yield f"{model.name} as it is: the scores below are of other {other}, {again}"
-    scored = [model for model in card.models if model.scores is not None]
-    for key, name in (("detectability", "low-contrast detectability"), ("ttf", "TTF")):
-        if lacking := [told(model) for model in scored if get(model.scores, key, "by_dose") is None]:
-            yield f"{name} of {', '.join(lacking)}"
+    scored = {told(model): model.scores for model in card.models if model.scores is not None}
+    if lacking := [name for name, scores in scored.items() if scores.detectability is None]:
+        yield f"low-contrast detectability of {', '.join(lacking)}"
+    if lacking := [name for name, scores in scored.items() if scores.ttf is None]:
+        yield f"TTF of {', '.join(lacking)}"
     if card.kernel_pairs is None:
         yield f"the head-phantom kernel pairs: no `metrics/{card.preset}/kernel_pairs.json`"
     elif card.are_kernel_pairs_of_other_weights:
@@ -106,11 +106,7 @@ def _missing(card: Card) -> Iterator[str]:
 
 
 def _has_bm3d(card: Card) -> bool:
-    return any(
-        get(scores, "against_normal_dose", card.conventions[0], "bm3d") is not None
-        for fold in card.folds
-        for scores in fold.by_dose.values()
-    )
+    return any("bm3d" in scores.baselines for fold in card.folds for scores in fold.by_dose.values())
 
 
 def _known(card: Card) -> Iterator[str]:

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from pipeline.figures import CurvePanel
-from pipeline.report.card.facts import RESTORED, Card, Model, against_normal_dose, baselines_of, get
+from pipeline.report.card.facts import Card, Model, against_normal_dose
+from pipeline.report.card.scores import RESTORED
 from pipeline.report.encoding import at_most_wide
 
 MAX_WIDTH: Final = 900
@@ -39,7 +40,7 @@ def worst_of_each_dose(card: Card) -> list[tuple[float, Model]]:
     worst: dict[float, tuple[float, Model]] = {}
     for fold in card.folds:
         for dose, scores in fold.by_dose.items():
-            gain_db = get(scores, "worst_gain_db")
+            gain_db = scores.worst_gain_db
             if gain_db is not None and (dose not in worst or gain_db < worst[dose][0]):
                 worst[dose] = (gain_db, fold)
     return [(dose, worst[dose][1]) for dose in sorted(worst, reverse=True)]
@@ -90,9 +91,9 @@ def first_rows(pictures: Sequence[tuple[bytes, int]]) -> bytes:
 def _curves(fold: Model, convention: str) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
     doses = list(fold.by_dose)
     percents = [100 * dose for dose in doses]
-    methods = [RESTORED, *baselines_of(fold.by_dose[doses[0]], convention)]
+    methods = [RESTORED, *fold.by_dose[doses[0]].baselines]
     curves: dict[str, tuple[Sequence[float], Sequence[float]]] = {
-        "ceiling": (percents, [get(scores, "gain_ceiling_db") for scores in fold.by_dose.values()])
+        "ceiling": (percents, [scores.gain_ceiling_db for scores in fold.by_dose.values()])
     }
     for method in methods:
         gains = [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from pipeline.report.card.facts import ASSUMED, FULL, Card, Model, get
+from pipeline.report.card.facts import ASSUMED, FULL, Card, Model
 from pipeline.report.card.markdown import NOT_MEASURED, gap, percent, signed, table
+from pipeline.report.card.scores import fraction_of
 
 MOST_LISTED: Final = 12
 MARK: Final = "¹"
@@ -40,8 +42,8 @@ def promise(card: Card) -> str:
         rest = " None does on the rest." if len({*unknown, *others}) < len(counts) else ""
         return f"{says}**not decided**.{gaps}{rest}"
     doses = sorted({dose for found in counts.values() for dose, _, _ in found}, reverse=True)
-    slices = sum(fold.slices or 0 for fold in card.folds)
-    left_out = sum(len(get(fold.scores, "cases_left_out") or {}) for fold in card.folds)
+    slices = sum(fold.slices for fold in card.folds)
+    left_out = sum(len(fold.scores.cases_left_out) for fold in card.folds if fold.scores is not None)
     but = f"; {left_out} cases could not be scored" if left_out else ""
     at = ", ".join(map(percent, doses))
     return f"{says}**met** at {at}, by each of the {slices} slices scored{but}."
@@ -67,7 +69,7 @@ def slices_by_scan(folds: Sequence[Model]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for fold in folds:
         for scores in list(fold.by_dose.values())[:1]:
-            counts.update({name: found["slices"] for name, found in (get(scores, "by_scan") or {}).items()})
+            counts.update({name: found.slices for name, found in scores.by_scan.items()})
     return counts
 
 
@@ -120,12 +122,12 @@ def below_input(card: Card) -> Iterator[str]:
     rows = []
     for fold in card.folds:
         for dose, scores in fold.by_dose.items():
-            count = f"{get(scores, 'slices_below_input')} of {fold.slices}"
-            rows.append([fold.held_out, percent(dose), count, signed(get(scores, "worst_gain_db"))])
+            count = f"{scores.slices_below_input} of {fold.slices}"
+            rows.append([fold.held_out, percent(dose), count, signed(scores.worst_gain_db)])
         if not fold.by_dose:
             rows.append(gap(fold.held_out, card.dose_fractions, len(heads)))
     yield table(heads, rows)
-    listed = sorted(listed_below(card.folds), key=lambda one: one[0])
+    listed = sorted(listed_below(card.folds), key=lambda one: -math.inf if one[0] is None else one[0])
     if listed:
         shown = [[name, percent(dose), place, signed(gain)] for gain, name, dose, place in listed]
         yield table(["held out", "dose", "case/slice", "gain [dB]"], shown[:MOST_LISTED])
@@ -139,19 +141,18 @@ def below_input(card: Card) -> Iterator[str]:
         yield f"*{caption}*"
 
 
-def listed_below(folds: Sequence[Model]) -> Iterator[tuple[float, str, float, str]]:
-    """Gain, source, dose and place of every slice below its input."""
+def listed_below(folds: Sequence[Model]) -> Iterator[tuple[float | None, str, float, str]]:
+    """Gain, source, dose and place of every slice below its input; no gain where the input has no error."""
     for fold in folds:
-        listed: Mapping[str, Mapping[str, float]] = get(fold.scores, "below_input") or {}
-        for key, slices in listed.items():
+        for key, slices in ({} if fold.scores is None else fold.scores.below_input).items():
             for place, gain_db in slices.items():
-                yield gain_db, fold.held_out, float(key.removeprefix("dose_")), place
+                yield gain_db, fold.held_out, fraction_of(key), place
 
 
 def _promised(card: Card, fold: Model) -> list[tuple[float, int, int]]:
     """Dose, slices below their input and slices, where something is promised."""
     return [
-        (dose, count, fold.slices or 0)
+        (dose, scores.slices_below_input, fold.slices)
         for dose, scores in fold.by_dose.items()
-        if dose <= card.promised_up_to and (count := get(scores, "slices_below_input")) is not None
+        if dose <= card.promised_up_to
     ]

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from pipeline.report.card.facts import (
-    BIAS,
-    INPUT,
-    RESTORED,
-    TISSUES,
-    Card,
-    Model,
-    Scores,
-    get,
-)
+from pipeline.report.card.facts import TISSUES, Card, Model
 from pipeline.report.card.markdown import (
     NOT_MEASURED,
     gap,
@@ -24,13 +15,21 @@ from pipeline.report.card.markdown import (
     signed,
     table,
 )
+from pipeline.report.card.scores import (
+    INPUT,
+    NORMAL_DOSE,
+    RESTORED,
+    AtDose,
+    Detectability,
+    Seen,
+    Texture,
+)
 
-Cells = Callable[[Model, Scores], list[str]]
+Cells = Callable[[Model, AtDose], list[str]]
 HEAD_PHANTOM: Final = (
     "Images: philips_head_phantom_kernel_pairs of "
     "[neurolabusc/dcm_qa_ct](https://github.com/neurolabusc/dcm_qa_ct), BSD-2-Clause."
 )
-WORST_BIAS: Final = f"worst_patient_{BIAS}"
 _TEXTURE_HEADS: Final = (
     "scores of",
     "dose",
@@ -59,11 +58,10 @@ def bias(card: Card) -> Iterator[str]:
     yield by_dose(card, card.models, heads, lambda _, scores: _bias(scores))
 
 
-def _bias(scores: Scores) -> list[str]:
-    found = [get(scores, BIAS, tissue) for tissue in TISSUES]
+def _bias(scores: AtDose) -> list[str]:
+    found = [scores.bias_against_normal_dose_hu.get(tissue) for tissue in TISSUES]
     return [
-        "none scored" if one is None else f"{signed(one.get(RESTORED))} ({signed(one.get(INPUT))})"
-        for one in found
+        "none scored" if one is None else f"{signed(one[RESTORED])} ({signed(one[INPUT])})" for one in found
     ]
 
 
@@ -76,7 +74,7 @@ def texture(card: Card) -> Iterator[str]:
         "anatomy in the squares adds low frequencies, and its share rises as the noise falls, so a shift of "
         "the restored image is in part that."
     )
-    yield by_dose(card, card.models, _TEXTURE_HEADS, lambda _, scores: _texture(get(scores, "noise_texture")))
+    yield by_dose(card, card.models, _TEXTURE_HEADS, lambda _, scores: _texture(scores.noise_texture))
     yield from _phantom_squares(card)
     yield from _nearer(card)
 
@@ -94,14 +92,9 @@ def _nearer(card: Card) -> Iterator[str]:
         return
     told_of: dict[str, list[str]] = {}
     for dose, scores in card.texture.by_dose.items():
-        own, before, plain = (
-            get(found, "noise_texture", method, "l1_distance")
-            for found, method in (
-                (scores, RESTORED),
-                (scores, INPUT),
-                (card.plain.by_dose.get(dose), RESTORED),
-            )
-        )
+        plain_scores = card.plain.by_dose.get(dose)
+        own, before = (_l1_distance(scores, method) for method in (RESTORED, INPUT))
+        plain = None if plain_scores is None else _l1_distance(plain_scores, RESTORED)
         if own is not None and before is not None and plain is not None:
             told_of.setdefault(_rank(own, before, plain), []).append(percent(dose))
     if told_of:
@@ -110,24 +103,30 @@ def _nearer(card: Card) -> Iterator[str]:
         yield f"{whose}: {'; '.join(parts)}."
 
 
+def _l1_distance(scores: AtDose, method: str) -> float | None:
+    return scores.noise_texture[method].l1_distance if scores.noise_texture else None
+
+
 def _rank(own: float, before: float, plain: float) -> str:
     if own < before:
         return "nearer than the input's and the plain variant's" if own < plain else "nearer than the input's"
     return "nearer only than the plain variant's" if own < plain else "nearer than neither"
 
 
-def _texture(found: Scores | None) -> list[str]:
+def _texture(found: Mapping[str, Texture]) -> list[str]:
+    if not found:
+        return [NOT_MEASURED] * (len(_TEXTURE_HEADS) - 2)
+
     def both(key: str, digits: int, *methods: str) -> str:
         show = signed if "shift" in key else number
-        values = [get(found, method, key) for method in methods]
+        values = [getattr(found[method], key) for method in methods]
         return NOT_MEASURED if None in values else " / ".join(show(value, digits) for value in values)
 
-    regions = get(found, RESTORED, "regions")
     return [
-        NOT_MEASURED if regions is None else str(regions),
-        both("noise_sd_hu", 1, "normal_dose", INPUT, RESTORED),
+        str(found[RESTORED].regions),
+        both("noise_sd_hu", 1, NORMAL_DOSE, INPUT, RESTORED),
         both("peak_shift_per_mm", 3, INPUT, RESTORED),
-        both("mean_per_mm", 3, "normal_dose"),
+        both("mean_per_mm", 3, NORMAL_DOSE),
         both("mean_shift_per_mm", 3, INPUT, RESTORED),
         both("l1_distance", 3, INPUT, RESTORED),
     ]
@@ -135,84 +134,80 @@ def _texture(found: Scores | None) -> list[str]:
 
 def edges(card: Card) -> Iterator[str]:
     """The TTF."""
-    measured = [model for model in card.models if get(model.scores, "ttf", "by_dose")]
-    yield from _not_measured(card, "ttf")
+    measured = {told(model): model.ttf for model in card.models if model.ttf is not None}
+    yield from _not_measured(card, "ttf", measured)
     if not measured:
         return
-    about = measured[0].scores or {}
-    disc = about["ttf"].get("disc", {})
+    about = next(iter(measured.values()))
     yield (
-        f"Discs of {disc.get('radius_mm')} mm radius in {disc.get('background_hu')} HU, blurred by "
-        f"{disc.get('blurred_by')}, in the noise of each dose; {about['ttf'].get('realisations')} restored "
+        f"Discs of {about.disc.radius_mm} mm radius in {about.disc.background_hu} HU, blurred by "
+        f"{about.disc.blurred_by}, in the noise of each dose; {about.realisations} restored "
         "images averaged. Shares of the disc's own f50 (where the TTF falls to a half) and of its contrast; "
         "1 is untouched, a disc that is lost counts 0."
     )
     heads = ["scores of", "dose", "contrast [HU]", "cases", "f50, share", "contrast, share"]
     rows = []
-    for model in measured:
-        found = get(model.scores, "ttf")
-        for dose, contrasts in found["by_dose"].items():
+    for name, found in measured.items():
+        for dose, contrasts in found.by_dose.items():
             for contrast, methods in contrasts.items():
-                shares = [number(get(methods, RESTORED, key)) for key in ("f50_share", "contrast_share")]
-                cases = str(len(found.get("by_case", {})))
-                rows.append([told(model), percent(float(dose)), contrast, cases, *shares])
+                left = methods[RESTORED]
+                shares = [number(left.f50_share), number(left.contrast_share)]
+                rows.append([name, percent(float(dose)), contrast, str(len(found.by_case)), *shares])
     yield table(heads, rows)
 
 
 def lesions(card: Card) -> Iterator[str]:
     """Detectability."""
-    measured = [model for model in card.models if get(model.scores, "detectability", "by_dose")]
-    yield from _not_measured(card, "detectability")
+    measured = {told(model): model.detectability for model in card.models if model.detectability is not None}
+    yield from _not_measured(card, "detectability", measured)
     if not measured:
         return
-    found = get(measured[0].scores, "detectability")
-    lesion, observers = found.get("lesion", {}), found.get("observers", {})
+    about = next(iter(measured.values()))
     yield (
-        f"A disc of {lesion.get('contrast_hu')} HU and {lesion.get('diameter_mm')} mm, blurred by "
-        f"{lesion.get('blurred_by')}, in uniform tissue, {found.get('realisations')} images with and without "
+        f"A disc of {about.lesion.contrast_hu} HU and {about.lesion.diameter_mm} mm, blurred by "
+        f"{about.lesion.blurred_by}, in uniform tissue, {about.realisations} images with and without "
         "it at each place. "
-        + "; ".join(f"{name.upper()}: {meaning}" for name, meaning in observers.items())
+        + "; ".join(f"{name.upper()}: {meaning}" for name, meaning in about.observers.items())
         + ". In brackets 95 % intervals: they cover realisations of the noise, not patients. The change is "
         "that of d' against the input. The normal dose's own noise counts as background, so the input's d' "
         "is 1/√(1 − dose) times that of a new scan; by how much the network's differs is not known."
     )
     heads = ["scores of", "dose", "observer", "places", "d' input", "d' restored", "change", "AUC", "verdict"]
-    rows = [row for model in measured for row in _lesion_rows(model)]
+    rows = [row for name, found in measured.items() for row in _lesion_rows(name, found)]
     yield table(heads, rows)
 
 
-def _lesion_rows(model: Model) -> Iterator[list[str]]:
-    found: Any = get(model.scores, "detectability")
-    for dose, observers in found["by_dose"].items():
+def _lesion_rows(name: str, found: Detectability) -> Iterator[list[str]]:
+    for dose, observers in found.by_dose.items():
         for observer, methods in observers.items():
-            before, after = methods.get(INPUT), methods.get(RESTORED)
+            before, after = methods.input, methods.restored
             yield [
-                told(model),
+                name,
                 percent(float(dose)),
                 observer.upper(),
-                str(found.get("places")),
-                _estimate(before, "d_prime"),
-                _estimate(after, "d_prime"),
-                _estimate(after, "change", sign=True),
-                f"{number(get(before, 'auc'), 3)} → {number(get(after, 'auc'), 3)}",
-                str(get(after, "verdict") or NOT_MEASURED),
+                str(found.places),
+                _d_prime(before),
+                _d_prime(after),
+                interval(after.change, after.change_95_low, after.change_95_high),
+                f"{number(before.auc, 3)} → {number(after.auc, 3)}",
+                after.verdict,
             ]
 
 
-def _estimate(found: Scores | None, key: str, *, sign: bool = False) -> str:
-    value, low, high = (get(found, name) for name in (key, f"{key}_95_low", f"{key}_95_high"))
-    if sign:
-        return interval(value, low, high)
+def _d_prime(found: Seen) -> str:
+    low, high = found.d_prime_95_low, found.d_prime_95_high
     bounds = "" if low is None or high is None else f" [{number(low)}, {number(high)}]"
-    return number(value) + bounds
+    return number(found.d_prime) + bounds
 
 
-def _not_measured(card: Card, key: str) -> Iterator[str]:
+def _not_measured(card: Card, key: str, measured: Collection[str]) -> Iterator[str]:
     """Whose scores lack it, and why where that is known."""
-    others = [model for model in card.models if not get(model.scores, key, "by_dose")]
-    whys = {told(model): get(model.scores, key, NOT_MEASURED.replace(" ", "_")) for model in others}
-    if others:
-        names = [f"{name} ({why})" if why else name for name, why in whys.items()]
+    names = []
+    for model in card.models:
+        why = "" if model.scores is None else model.scores.not_measured.get(key, "")
+        if told(model) not in measured:
+            names.append(f"{told(model)} ({why})" if why else told(model))
+    if names:
         yield f"{NOT_MEASURED.capitalize()}: {', '.join(names)}."
 
 
@@ -228,11 +223,9 @@ def kernel_pairs(card: Card) -> Iterator[str]:
     yield HEAD_PHANTOM
     if card.are_kernel_pairs_of_other_weights:
         yield "**Measured with other weights than those of this card.**"
-    yield str(found["text"])
-    rows = [dict(zip(found.get("columns", []), row, strict=True)) for row in found.get("rows", [])]
-    yield from _distances(rows)
-    if "rows" in found:
-        yield table(found["columns"], [[_cell(cell) for cell in row] for row in found["rows"]])
+    yield found.text
+    yield from _distances([dict(zip(found.columns, row, strict=True)) for row in found.rows])
+    yield table(found.columns, [[_cell(cell) for cell in row] for row in found.rows])
 
 
 def _distances(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -7,7 +7,7 @@ import io
 from collections import Counter
 from typing import Final
 
-from pipeline.report.card.facts import RESTORED, Scores, get, scores_by_dose
+from pipeline.report.card.scores import RESTORED, Scores
 
 ROUNDED_DB: Final = 5e-4
 """Scores and tables are rounded apart."""
@@ -24,9 +24,9 @@ def lowest_gains(worst_csv: str, scores: Scores | None) -> dict[tuple[float, str
     for row in csv.DictReader(io.StringIO(worst_csv)):
         key = float(row["dose_fraction"]), row["scan"]
         lowest[key] = min(lowest.get(key, float("inf")), float(row["gain_db"]))
-    for dose, own in scores_by_dose(scores).items():
+    for dose, own in ({} if scores is None else scores.by_dose).items():
         found = [gain_db for (at, _), gain_db in lowest.items() if at == dose]
-        told = get(own, "worst_gain_db")
+        told = own.worst_gain_db
         if told is None or not found or abs(min(found) - told) > ROUNDED_DB:
             return {}
     return lowest
@@ -39,13 +39,12 @@ def squares_of(texture_csv: str, scores: Scores | None) -> dict[str, int]:
         texture_csv: `regions` of each case, source, dose and method.
         scores: of the same evaluation; the sum of their squares proves that the table is of them.
     """
-    by_dose = scores_by_dose(scores)
-    if not by_dose:
+    if scores is None:
         return {}
-    highest = max(by_dose)
+    highest, own = next(iter(scores.by_dose.items()))
     counts: Counter[str] = Counter()
     for row in csv.DictReader(io.StringIO(texture_csv)):
         if float(row["dose_fraction"]) == highest and row["method"] == RESTORED:
             counts[row["source"]] += int(row["regions"])
-    is_same = counts.total() == get(by_dose[highest], "noise_texture", RESTORED, "regions")
-    return dict(counts) if is_same else {}
+    measured = own.noise_texture.get(RESTORED)
+    return dict(counts) if measured is not None and counts.total() == measured.regions else {}

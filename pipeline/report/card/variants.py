@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
 
-from pipeline.report.card.facts import RESTORED, Card, Model, Scores, against_normal_dose, get
+from pipeline.report.card.facts import Card, Model, against_normal_dose
 from pipeline.report.card.gate import whether_texture_ships
+from pipeline.report.card.groups import mean_gain_db
 from pipeline.report.card.markdown import NOT_MEASURED, number, percent, signed, table
 from pipeline.report.card.promise import ceiling_mark, footnote
 from pipeline.report.card.quality import by_dose, told
+from pipeline.report.card.scores import RESTORED, AtDose, Group
 
 
 def variants(card: Card) -> Iterator[str]:
@@ -49,16 +50,16 @@ def _price(card: Card) -> Iterator[str]:
         yield f"Its gain less that of the plain variant: {', '.join(changes)} (PSNR, {first})."
 
 
-def _variant(card: Card, model: Model, scores: Scores) -> list[str]:
+def _variant(card: Card, model: Model, scores: AtDose) -> list[str]:
     first = card.conventions[0]
     gains = [signed(against_normal_dose(scores, name, RESTORED, "gain_db")) for name in card.conventions]
     return [
-        f"{get(model.scores, 'patients')}, {model.slices}",
+        f"{model.patients}, {model.slices}",
         " / ".join(gains),
-        number(get(scores, "gain_ceiling_db")) + ceiling_mark(model),
+        number(scores.gain_ceiling_db) + ceiling_mark(model),
         number(against_normal_dose(scores, first, RESTORED, "ssim"), 4),
         number(against_normal_dose(scores, first, RESTORED, "rmse_hu"), 1),
-        str(get(scores, "slices_below_input")),
+        str(scores.slices_below_input),
     ]
 
 
@@ -68,9 +69,8 @@ def _real_and_phantom(card: Card) -> Iterator[str]:
     rows, counts = [], ""
     for model in card.variants:
         for dose, scores in model.by_dose.items():
-            by_source: Mapping[str, Any] = get(scores, "by_source") or {}
             kinds = [
-                {name: found for name, found in by_source.items() if (name in phantoms) == is_phantom}
+                {name: own for name, own in scores.by_source.items() if (name in phantoms) == is_phantom}
                 for is_phantom in (False, True)
             ]
             if all(kinds):
@@ -84,21 +84,19 @@ def _real_and_phantom(card: Card) -> Iterator[str]:
         yield table(heads, rows)
 
 
-def _kind(sources: Mapping[str, Any], conventions: Sequence[str]) -> list[str]:
+def _kind(sources: Mapping[str, Group], conventions: Sequence[str]) -> list[str]:
     """Patients and slices of some sources, and their gain as a mean over patients."""
-    patients = sum(found["patients"] for found in sources.values())
-    gains = [
-        signed(sum(found["patients"] * found[name]["gain_db"] for found in sources.values()) / patients)
-        for name in conventions
-    ]
-    return [f"{patients}, {sum(found['slices'] for found in sources.values())}", " / ".join(gains)]
+    own = list(sources.values())
+    gains = [signed(mean_gain_db(own, name)) for name in conventions]
+    return [f"{sum(one.patients for one in own)}, {sum(one.slices for one in own)}", " / ".join(gains)]
 
 
-def _counts(model: Model, kinds: Sequence[Mapping[str, Any]]) -> str:
+def _counts(model: Model, kinds: Sequence[Mapping[str, Group]]) -> str:
     """How much of what follows is phantoms."""
     said = []
     for own, name in zip(kinds, ("real", "phantoms"), strict=True):
-        patients, slices = (sum(found[key] for found in own.values()) for key in ("patients", "slices"))
+        patients = sum(found.patients for found in own.values())
+        slices = sum(found.slices for found in own.values())
         squares = sum(model.squares.get(source, 0) for source in own)
         noise = f", {squares} squares of the noise spectra" if model.squares else ""
         said.append(f"{patients} {name} ({slices} slices{noise})")
