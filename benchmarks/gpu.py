@@ -5,8 +5,8 @@
 Slices go through RED-CNN with random weights, and through the shipped denoiser, in turns: in eager float32
 and PyTorch's own layout, as public code does it, with TF32 off and on; and as `ldct predict` computes them,
 which chooses engine, precision, layout and batch itself. Of that there are two figures: the network alone, on
-slices that are on the card, and all of `inference.networks.denoise`, with the way to the card and back.
-Everything takes the batch that `ldct predict` takes. A speed is the median, over the rounds, of the
+slices that are on the card, and all of `inference.restoration.networks.denoise`, with the way to the card and
+back. Everything takes the batch that `ldct predict` takes. A speed is the median, over the rounds, of the
 baseline's time divided by this one's. Nothing sets `cudnn.benchmark`: it is off, as in `ldct predict`.
 
 Large bfloat16 matrices take part in the turns: the floating-point operations of the network, counted in its

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 from pipeline.manifest import file_sha256
@@ -153,3 +154,16 @@ def edges(f50_share, doses=DOSES):
         "by_case": {"one": {}},
         "left_out": {},
     }
+
+
+def damaged(values, keys, value):
+    """The same with one value changed; `...` takes it out."""
+    found = copy.deepcopy(values)
+    below = found
+    for key in keys[:-1]:
+        below = below[key]
+    if value is ...:
+        del below[keys[-1]]
+    else:
+        below[keys[-1]] = value
+    return found

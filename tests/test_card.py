@@ -29,7 +29,7 @@ from pipeline.report.card.scores import Scores
 from pipeline.stages import card as stage
 from pipeline.stages.denoiser_scores import read_scores
 from tests.conftest import CHECKOUT
-from tests.made_scores import BASELINES, edges, lesions, scores
+from tests.made_scores import BASELINES, damaged, edges, lesions, scores
 from tests.tiny_bundles import denoiser_bundle
 
 LAYOUT = Layout("reference")
@@ -693,19 +693,6 @@ def test_a_damaged_table_is_named_and_the_card_that_is_there_stays(project, path
     with pytest.raises(DataError, match=rf"^{re.escape(str(path))}: damaged \(.*run its stage again$"):
         stage.run("reference")
     assert card_files() == before
-
-
-def damaged(values, keys, value):
-    """The same with one value changed; `...` takes it out."""
-    found = copy.deepcopy(values)
-    below = found
-    for key in keys[:-1]:
-        below = below[key]
-    if value is ...:
-        del below[keys[-1]]
-    else:
-        below[keys[-1]] = value
-    return found
 
 
 WHOLE = scores(detectability=lesions(), ttf=edges(0.95))

@@ -43,15 +43,7 @@ PLAIN = scores()
 
 def changed(value, *keys, base=None):
     """Good scores of a texture variant but for one value; `...` takes it out."""
-    found = scores(l1_distance=0.2) if base is None else copy.deepcopy(base)
-    below = found
-    for key in keys[:-1]:
-        below = below[key]
-    if value is ...:
-        del below[keys[-1]]
-    else:
-        below[keys[-1]] = value
-    return found
+    return made_scores.damaged(scores(l1_distance=0.2) if base is None else base, keys, value)
 
 
 def seen(verdict, dose, observer, base=None):

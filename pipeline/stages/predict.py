@@ -194,12 +194,12 @@ def _restoration(bundles: _Bundles, chosen: PredictSettings) -> Restoration:
     denoiser, segmenter = bundles.denoiser, bundles.segmenter
     if denoiser is None:
         _check_engine_has_a_denoiser(chosen)
-    restorer = None if denoiser is None else _network(denoiser, "denoiser", chosen)
+    network = None if denoiser is None else _network(denoiser, "denoiser", chosen)
     return Restoration(
-        denoiser=restorer,
+        denoiser=network,
         segmenter=None if segmenter is None else _network(segmenter, "segmenter", chosen),
         strength=chosen.strength,
-        told_noise_sd_hu=_told_noise_sd_hu(restorer, chosen),
+        told_noise_sd_hu=_told_noise_sd_hu(network, chosen),
         not_for_diagnosis=chosen.not_for_diagnosis,
         on_unfamiliar=chosen.on_unfamiliar,
         nifti=chosen.nifti,

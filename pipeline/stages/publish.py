@@ -63,7 +63,9 @@ def run(preset: str) -> None:
 
 def _judge(layout: Layout, plain: Bundle, texture: Bundle) -> list[str]:
     """The rules that the texture variant breaks."""
-    plain_scores, texture_scores = _scores(layout, PLAIN, plain), _scores(layout, TEXTURE, texture)
+    settings = load_settings(layout.config("evaluate"), EvaluateSettings)
+    plain_scores = _scores(layout, PLAIN, plain, settings)
+    texture_scores = _scores(layout, TEXTURE, texture, settings)
     both = (plain_scores, texture_scores)
     for what, found in (
         ("with other settings", {one.settings_sha256 for one in both}),
@@ -77,9 +79,9 @@ def _judge(layout: Layout, plain: Bundle, texture: Bundle) -> list[str]:
     return broken_rules(plain_scores, texture_scores)
 
 
-def _scores(layout: Layout, name: str, bundle: Bundle) -> Scores:
+def _scores(layout: Layout, name: str, bundle: Bundle, settings: EvaluateSettings) -> Scores:
     path, again = layout.metrics(name), f"run {evaluate_command(layout, name)}"
-    scores = read_scores(layout, name, load_settings(layout.config("evaluate"), EvaluateSettings))
+    scores = read_scores(layout, name, settings)
     if scores is None:
         raise DataError(f"{path}: no such file; {again}")
     if scores.model_hash != bundle.model_hash:

@@ -64,7 +64,7 @@ class LowDose:
         clock: datetime,
         on_slices: OnSlices,
     ) -> Measured:
-        """Write `normal_dose/`, a folder per dose and a preview (see `treatment.Treatment`)."""
+        """Write `normal_dose/`, a folder per dose and a preview (see `inference.treatment.Treatment`)."""
         watch = Stopwatch()
         with watch.step("survey"):
             survey = survey_series(entry, _in_field_of_view)

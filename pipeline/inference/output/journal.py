@@ -86,7 +86,7 @@ class SeriesRecord:
         timings_s: seconds per step.
         outputs: every other file of the folder.
         unfamiliar: what is unlike the training of the networks, in words; absent where nothing is.
-        simulated: how a lower dose was simulated, see `pairs.Simulated`; absent from other records.
+        simulated: how a lower dose was simulated, see `low_dose.pairs.Simulated`; absent from other records.
     """
 
     study: str

@@ -65,7 +65,7 @@ class SeriesRestorer:
         denoiser: network of a denoiser's bundle, or None.
         segmenter: network of a segmenter's bundle, or None; it sees the denoised slices if there are any.
         strength: share of the denoiser's correction, 0..1.
-        noise_sd_hu: of the source, for a denoiser with a noise map.
+        noise_sd_hu: that a denoiser with a noise map is told.
         nifti: write the results as NIfTI, too.
         watch: is told the time of each step.
     """

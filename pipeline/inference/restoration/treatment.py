@@ -113,7 +113,7 @@ class Restoration:
         clock: datetime,
         on_slices: OnSlices,
     ) -> Measured:
-        """Write the derived series, the segmentation and a preview (see `treatment.Treatment`)."""
+        """Write the derived series, the segmentation and a preview (see `inference.treatment.Treatment`)."""
         if self.denoiser is not None:
             check_matrix(self.denoiser, entry.rows, entry.columns)
             check_neighbours(self.denoiser, grid)
@@ -145,7 +145,7 @@ class Restoration:
         Args:
             network: what makes it.
             entry: the source series.
-            noise_sd_hu: of the source; said where the denoiser was told it.
+            noise_sd_hu: that a denoiser with a noise map is told.
         """
         settings: dict[str, str | float] = {
             "engine": network.engine,
